@@ -1,0 +1,63 @@
+# make install   a virtual environment in .venv with the pinned dependencies
+# make demo      offline data -> world model -> better policy, followed in MLflow
+# make test      lint, then all tests (also the examples in docstrings, README and docs)
+# make docs      the documentation as HTML in docs/_build/html
+# make bench     the committed benchmarks
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
+INSTALLED := $(VENV)/.installed
+INSTALLED_DOCS := $(VENV)/.installed-docs
+BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
+
+# The networks are small: one thread a process is fastest, and leaves the other cores to others.
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
+export MLFLOW_DISABLE_TELEMETRY ?= true
+export PYTHONUNBUFFERED ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format docs bench
+
+help:
+	@sed -n 's/^# make /make /p' Makefile
+
+install: $(INSTALLED)
+
+# Done again only when the dependencies change. A half-made environment is completed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "The pinned dependencies need Python 3.11 or newer: make PYTHON=python3.11 ..."; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+	@echo "Installing into $(VENV): the first time this takes a few minutes and about 6 GB."
+	@$(PIP) -e ".[dev]"
+	@touch $@
+
+$(INSTALLED_DOCS): $(INSTALLED)
+	@$(PIP) -e ".[docs]"
+	@touch $@
+
+demo: install
+	@$(PY) examples/demo.py
+
+test: lint
+	@$(PY) -m pytest
+
+lint: install
+	@$(PY) -m ruff check --quiet .
+	@$(PY) -m ruff format --check --quiet .
+	@$(PY) -m mypy --no-error-summary
+
+format: install
+	@$(PY) -m ruff check --quiet --fix .
+	@$(PY) -m ruff format --quiet .
+
+docs: $(INSTALLED_DOCS)
+	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+	@echo "Built docs/_build/html/index.html"
+
+bench: install
+	@test -n "$(BENCHMARKS)" || { echo "There is no script in benchmarks/."; exit 1; }
+	@for script in $(BENCHMARKS); do echo "$$script"; $(PY) $$script || exit 1; done
