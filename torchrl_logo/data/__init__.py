@@ -1,0 +1,24 @@
+"""Offline multi-agent datasets, and the buffers that LOGO trains from."""
+
+from torchrl_logo.data.collection import collect
+from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.embedded import available_datasets, load_dataset
+from torchrl_logo.data.formats import from_arrays
+from torchrl_logo.data.metadata import DatasetMetadata
+from torchrl_logo.data.reference_returns import ReferenceReturns, reference_returns
+from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.data.validation import DatasetError, validate_layout
+
+__all__ = [
+    "DatasetError",
+    "DatasetMetadata",
+    "OfflineDataset",
+    "ReferenceReturns",
+    "TaskSpec",
+    "available_datasets",
+    "collect",
+    "from_arrays",
+    "load_dataset",
+    "reference_returns",
+    "validate_layout",
+]

@@ -1,0 +1,447 @@
+"""Offline multi-agent datasets as TorchRL replay buffers over memory-mapped TensorDicts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
+
+from torchrl_logo.data.episode_storage import EpisodeStorage
+from torchrl_logo.data.metadata import DatasetMetadata, describe_values, record_versions
+from torchrl_logo.data.reference_returns import ReferenceReturns
+from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.data.validation import (
+    DatasetError,
+    find_episode_starts,
+    layout_shapes,
+    validate_layout,
+)
+
+__all__ = ["OfflineDataset", "hash_content"]
+
+_FORMAT = 1
+_BLOCK = 65_536
+
+
+class OfflineDataset(TensorDictReplayBuffer):
+    """Episodes of a team as an immutable TorchRL replay buffer.
+
+    The transitions are a flat TensorDict ``[B]`` in the package's layout, episodes contiguous:
+    ``("agents", "observation")`` ``[B, N, d_o]``, ``("agents", "action")``, ``"state"``
+    ``[B, d_s]``, ``("next", ...)`` with the true next step, ``("next", "reward")`` ``[B, 1]``,
+    the flags ``[B, 1]``, and ``"episode"``, ``"step"`` ``[B]``. On CPU they are memory-mapped;
+    on another device they are copied to it once, and indices are drawn there too.
+
+    Samplers, transforms, ``prefetch`` and so on are TorchRL's. Checkpoints of the buffer
+    (``state_dict``, ``dumps``) hold the data's hash, not the data.
+
+    Datasets are made by :meth:`from_transitions`, :meth:`load`,
+    :func:`~torchrl_logo.data.load_dataset`, :func:`~torchrl_logo.data.collect` and
+    :func:`~torchrl_logo.data.from_arrays`; the constructor checks nothing.
+
+    Args:
+        data (TensorDictBase): transitions ``[B]``.
+        metadata (DatasetMetadata): what is known of the rows shown.
+
+    Keyword Args:
+        rows (torch.Tensor, optional): ``[n]``, the rows shown. Defaults to all.
+        path (Path, optional): where the dataset is saved.
+        batch_size (int, optional): transitions in a sample. Defaults to none, in which case
+            ``sample`` needs one.
+        device (torch.device or str): where the data lie and samples come from.
+            Defaults to ``"cpu"``.
+        **kwargs: as :class:`~torchrl.data.TensorDictReplayBuffer` takes them.
+
+    Attributes:
+        metadata: a :class:`~torchrl_logo.data.DatasetMetadata`.
+        path: folder of the saved dataset, or ``None``.
+
+    Examples:
+        >>> from torchrl_logo.data import collect
+        >>> from torchrl_logo.envs import make_env
+        >>> dataset = collect(make_env("vmas/transport", num_envs=4), None, 1000, seed=0)
+        >>> len(dataset), dataset.metadata.episodes
+        (1000, 5)
+        >>> dataset.sample(32)["agents", "observation"].shape
+        torch.Size([32, 4, 11])
+        >>> train, held_out = dataset.split(0.8)
+        >>> len(train), len(held_out)
+        (800, 200)
+        >>> held_out.sample_sequences(8, length=15)["state"].shape
+        torch.Size([8, 15, 36])
+    """
+
+    def __init__(
+        self,
+        data: TensorDictBase,
+        metadata: DatasetMetadata,
+        *,
+        rows: torch.Tensor | None = None,
+        path: Path | None = None,
+        batch_size: int | None = None,
+        device: torch.device | str = "cpu",
+        **kwargs: Any,
+    ) -> None:
+        device = torch.device(device)
+        if device.type == "cpu":
+            data = data if data.is_memmap() else data.memmap()
+        else:
+            data = data.to(device)
+            rows = None if rows is None else rows.to(device)
+        super().__init__(
+            storage=EpisodeStorage(data, content_hash=metadata.hash, rows=rows),
+            writer=ImmutableDatasetWriter(),
+            batch_size=batch_size,
+            **kwargs,
+        )
+        self.metadata = metadata
+        self.path = path
+        self.device = device
+        self._window_ends: dict[int, torch.Tensor] = {}
+
+    @classmethod
+    def from_transitions(
+        cls,
+        data: TensorDictBase,
+        spec: TaskSpec,
+        *,
+        quality: str | None = None,
+        reference_returns: ReferenceReturns | None = None,
+        provenance: dict[str, Any] | None = None,
+        root: str | Path | None = None,
+        **kwargs: Any,
+    ) -> OfflineDataset:
+        """Validates transitions, describes them and makes (and saves) the dataset.
+
+        Args:
+            data (TensorDictBase): transitions ``[B]`` in the package's layout.
+            spec (TaskSpec): the task's sizes and bounds.
+
+        Keyword Args:
+            quality (str, optional): how good the behaviour was.
+            reference_returns (ReferenceReturns, optional): returns that scores are normalised
+                by.
+            provenance (dict, optional): where the data come from; versions are added.
+            root (str or Path, optional): folder to save the dataset in, which must not exist.
+                Defaults to temporary files that end with the process.
+            **kwargs: passed on to the constructor (``batch_size``, ``device``, ...).
+
+        Raises:
+            DatasetError: if the data break the layout.
+            FileExistsError: if ``root`` exists.
+        """
+        if root is not None:
+            _require_absent(Path(root))
+        validate_layout(data, spec)
+        metadata = _describe(
+            data,
+            spec,
+            quality=quality,
+            reference_returns=reference_returns,
+            provenance={"versions": record_versions(), **(provenance or {})},
+        )
+        if root is None:
+            return cls(data, metadata, **kwargs)
+        _write(Path(root), data, metadata)
+        return cls.load(root, **kwargs)
+
+    @property
+    def spec(self) -> TaskSpec:
+        """Sizes and bounds of the task."""
+        return self.metadata.spec
+
+    @property
+    def data(self) -> TensorDictBase:
+        """All transitions, ``[B]``: the memory-mapped TensorDict itself, or a copy for a split."""
+        if self._storage.rows is None:
+            return self._storage._storage
+        return self._storage[:]
+
+    @cached_property
+    def episode_starts(self) -> torch.Tensor:
+        """First row of each episode, ``[E]`` i64."""
+        return find_episode_starts(self._storage.get_column("episode"))
+
+    @cached_property
+    def episode_lengths(self) -> torch.Tensor:
+        """Number of transitions of each episode, ``[E]`` i64."""
+        starts = self.episode_starts
+        return torch.diff(starts, append=starts.new_tensor([len(self)]))
+
+    @cached_property
+    def episode_slices(self) -> list[slice]:
+        """Rows of each episode: ``dataset[dataset.episode_slices[0]]`` is the first one."""
+        starts, lengths = self.episode_starts.tolist(), self.episode_lengths.tolist()
+        return [slice(a, a + n) for a, n in zip(starts, lengths, strict=True)]
+
+    @cached_property
+    def returns(self) -> torch.Tensor:
+        """Undiscounted return of each episode, ``[E]`` f32."""
+        reward = self._storage.get_column(("next", "reward"))
+        return _sum_episodes(reward, self.episode_lengths).to(torch.float32)
+
+    def split(self, fraction: float, seed: int = 0) -> tuple[OfflineDataset, OfflineDataset]:
+        """Splits the dataset at random by episode, without copying the transitions.
+
+        Both parts read their parent's tensors through a list of rows and keep the parent's
+        ``batch_size`` and device; samplers and transforms are not taken over. Their metadata
+        (statistics, hash, provenance) are their own.
+
+        Args:
+            fraction (float): share of the episodes in the first part, between 0 and 1. Each
+                part gets at least one episode.
+            seed (int): the same seed gives the same split. Defaults to ``0``.
+
+        Returns:
+            The training episodes (``fraction`` of all) and the held-out ones.
+
+        Raises:
+            ValueError: if ``fraction`` is not between 0 and 1, or there are fewer than two
+                episodes.
+        """
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(f"split needs a fraction between 0 and 1, found {fraction!r}.")
+        episodes = len(self.episode_starts)
+        if episodes < 2:
+            raise ValueError(f"split needs at least 2 episodes, found {episodes}.")
+        first = min(max(round(fraction * episodes), 1), episodes - 1)
+        order = torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))
+        in_first = torch.zeros(episodes, dtype=torch.bool)
+        in_first[order[:first]] = True
+        # [B]: whether a row's episode is in the first part
+        in_first = in_first.to(self.device).repeat_interleave(self.episode_lengths)
+        parent = self._storage.rows
+        parts = []
+        for name, chosen in (("train", in_first), ("held-out", ~in_first)):
+            rows = chosen.nonzero().squeeze(-1)
+            rows = rows if parent is None else parent[rows]
+            record = {"part": name, "fraction": fraction, "seed": seed, "of": self.metadata.hash}
+            splits = [*self.metadata.provenance.get("splits", []), record]
+            metadata = _describe(
+                self._storage._storage,
+                self.spec,
+                rows=rows,
+                quality=self.metadata.quality,
+                reference_returns=self.metadata.reference_returns,
+                provenance={**self.metadata.provenance, "splits": splits},
+            )
+            parts.append(
+                OfflineDataset(
+                    self._storage._storage,
+                    metadata,
+                    rows=rows,
+                    batch_size=self._batch_size,
+                    device=self.device,
+                )
+            )
+        return parts[0], parts[1]
+
+    def sample_sequences(self, batch_size: int, length: int) -> TensorDictBase:
+        """Draws windows of consecutive steps that lie within one episode.
+
+        Every window of the dataset is equally likely. Transforms are not applied.
+
+        Args:
+            batch_size (int): number of windows, ``S``.
+            length (int): steps of a window, ``L``.
+
+        Returns:
+            A TensorDict ``[S, L]`` with the layout's keys.
+
+        Raises:
+            ValueError: if an argument is not positive, or no episode has ``length`` steps.
+        """
+        if batch_size < 1 or length < 1:
+            raise ValueError(
+                "sample_sequences needs a positive batch_size and length, found "
+                f"{batch_size} and {length}."
+            )
+        if length not in self._window_ends:
+            windows = (self.episode_lengths - length + 1).clamp_min(0)  # [E]
+            if not windows.any():
+                raise ValueError(
+                    f"No episode has the {length} steps asked for; the longest has "
+                    f"{int(self.episode_lengths.max())}."
+                )
+            self._window_ends[length] = windows.cumsum(0)
+        ends = self._window_ends[length]
+        # A draw in [0, 1) keeps the number of windows on the device; float64 keeps it exact.
+        draw = torch.rand(batch_size, generator=self._rng, device=self.device, dtype=torch.float64)
+        window = (draw * ends[-1]).long()  # [S]
+        episode = torch.searchsorted(ends, window, right=True)
+        # ends[episode] - window - 1 windows of the episode come after the one drawn
+        last_start = self.episode_starts[episode] + self.episode_lengths[episode] - length
+        start = last_start - (ends[episode] - window - 1)
+        rows = start.unsqueeze(-1) + torch.arange(length, device=self.device)  # [S, L]
+        return self._storage.get(rows)
+
+    def save(self, path: str | Path) -> None:
+        """Saves the dataset as a folder with memory-mapped tensors and ``metadata.json``.
+
+        The folder appears complete or not at all: it is written beside its place and renamed.
+
+        Args:
+            path (str or Path): the folder, which must not exist.
+
+        Raises:
+            FileExistsError: if it exists.
+        """
+        _require_absent(Path(path))
+        _write(Path(path), self.data, self.metadata)
+
+    @classmethod
+    def load(cls, path: str | Path, *, verify: bool = False, **kwargs: Any) -> OfflineDataset:
+        """Opens a saved dataset; its tensors are mapped, not read.
+
+        Args:
+            path (str or Path): folder written by :meth:`save`.
+
+        Keyword Args:
+            verify (bool): reads all data and compares their hash. Keys, shapes and dtypes are
+                always compared. Defaults to ``False``.
+            **kwargs: passed on to the constructor (``batch_size``, ``device``, ...).
+
+        Raises:
+            FileNotFoundError: if there is no dataset.
+            DatasetError: if the data do not fit their metadata.
+        """
+        path = Path(path)
+        if not (path / "metadata.json").is_file():
+            raise FileNotFoundError(f"No dataset in {path}: metadata.json is missing.")
+        content = json.loads((path / "metadata.json").read_text())
+        version = content.pop("format", None)
+        if version != _FORMAT:
+            raise DatasetError("metadata.json/format", str(_FORMAT), str(version))
+        metadata = DatasetMetadata.from_dict(content)
+        data = TensorDict.load_memmap(path / "data")
+        if len(data) != metadata.transitions:
+            raise DatasetError("dataset", f"{metadata.transitions} transitions", str(len(data)))
+        for key, (shape, dtype, _) in layout_shapes(metadata.spec).items():
+            value = data.get(key, None)
+            found = "no such key" if value is None else f"{value.dtype} {list(value.shape[1:])}"
+            if found != f"{dtype} {list(shape)}":
+                raise DatasetError(key, f"{dtype} {list(shape)}", found)
+        if verify:
+            found = hash_content(data)
+            if found != metadata.hash:
+                raise DatasetError("dataset", f"content with hash {metadata.hash}", found)
+        return cls(data, metadata, path=path, **kwargs)
+
+    def __repr__(self) -> str:
+        m = self.metadata
+        actions = "actions" if m.spec.discrete else "action components"
+        lengths, returns = m.length_statistics, m.return_statistics
+        lines = [f"task={m.task}, quality={m.quality}"]
+        lines.append(
+            f"{m.transitions:,} transitions in {m.episodes:,} episodes of "
+            f"{lengths['min']:.0f} to {lengths['max']:.0f} steps"
+        )
+        lines.append(
+            f"{m.spec.n_agents} agents, {m.spec.observation_size} observation features, "
+            f"{m.spec.state_size} state features, {m.spec.action_size} {actions}"
+        )
+        score = ""
+        if m.reference_returns is not None:
+            score = f", normalised {m.reference_returns.normalize(returns['mean']):.1f}"
+        lines.append(f"return {returns['mean']:.2f} ± {returns['std']:.2f}{score}")
+        lines.append(f"batch_size={self._batch_size}, device={self.device}, path={self.path}")
+        lines.append(f"hash={m.hash}")
+        return f"{type(self).__name__}(\n    " + ",\n    ".join(lines) + ",\n)"
+
+
+def hash_content(data: TensorDictBase, rows: torch.Tensor | None = None) -> str:
+    """The sha256 of all leaves, in the order of their keys: name, dtype, shape and bytes.
+
+    It does not depend on where the data lie or on the order in which keys were set.
+
+    Args:
+        data (TensorDictBase): transitions ``[B]``.
+        rows (torch.Tensor, optional): ``[n]``, the rows that count. Defaults to all.
+
+    Examples:
+        >>> data = TensorDict({"a": torch.zeros(3), "b": torch.ones(3)}, [3])
+        >>> hash_content(data) == hash_content(data.select("b", "a").clone())
+        True
+        >>> hash_content(data) == hash_content(data, torch.tensor([0, 1]))
+        False
+    """
+    length = len(data) if rows is None else len(rows)
+    leaves = {"/".join(k) if isinstance(k, tuple) else k: k for k in data.keys(True, True)}
+    digest = hashlib.sha256()
+    for name in sorted(leaves):
+        leaf = data.get(leaves[name])
+        digest.update(f"{name}|{leaf.dtype}|{[length, *leaf.shape[1:]]}|".encode())
+        for start in range(0, length, _BLOCK):
+            block = slice(start, start + _BLOCK)
+            value = leaf[block] if rows is None else leaf[rows[block]]
+            digest.update(value.contiguous().cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _sum_episodes(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Sums ``[B, 1]`` values by episode, in float64: ``[E]``."""
+    episode = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
+    sums = torch.zeros(len(lengths), dtype=torch.float64, device=values.device)
+    return sums.index_add(0, episode, values.squeeze(-1).to(torch.float64))
+
+
+def _describe(
+    data: TensorDictBase,
+    spec: TaskSpec,
+    *,
+    rows: torch.Tensor | None = None,
+    quality: str | None,
+    reference_returns: ReferenceReturns | None,
+    provenance: dict[str, Any],
+) -> DatasetMetadata:
+    """Describes the (given) rows of valid transitions."""
+    episode, reward = data.get("episode"), data.get(("next", "reward"))
+    if rows is not None:
+        episode, reward = episode[rows], reward[rows]
+    starts = find_episode_starts(episode)
+    lengths = torch.diff(starts, append=starts.new_tensor([len(episode)]))
+    return DatasetMetadata(
+        task=spec.task,
+        quality=quality,
+        spec=spec,
+        episodes=len(starts),
+        transitions=len(episode),
+        return_statistics=describe_values(_sum_episodes(reward, lengths)),
+        length_statistics=describe_values(lengths),
+        reference_returns=reference_returns,
+        hash=hash_content(data, rows),
+        provenance=provenance,
+    )
+
+
+def _require_absent(path: Path) -> None:
+    if path.exists():
+        raise FileExistsError(f"Cannot save a dataset to {path}: it exists already.")
+
+
+def _write(path: Path, data: TensorDictBase, metadata: DatasetMetadata) -> None:
+    """Writes a dataset beside its place, flushes it to the disk and renames it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
+    try:
+        unfinished.mkdir()
+        data.cpu().memmap(str(unfinished / "data"), copy_existing=True)
+        content = {"format": _FORMAT, **metadata.to_dict()}
+        text = json.dumps(content, indent=2, sort_keys=True)
+        (unfinished / "metadata.json").write_text(text + "\n")
+        for file in [f for f in unfinished.rglob("*") if f.is_file()]:
+            with file.open("rb+") as handle:
+                os.fsync(handle.fileno())
+        unfinished.rename(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
