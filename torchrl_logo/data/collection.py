@@ -49,8 +49,9 @@ def collect(
     Args:
         env (EnvBase): for instance from :func:`torchrl_logo.envs.make_env`; the larger its
             batch, the faster.
-        policy (callable, None, or sequence): reads and writes a TensorDict, as TorchRL's
-            policies do. ``None`` takes uniformly random (available) actions. A sequence of
+        policy (callable, None, or sequence): as :meth:`~torchrl.envs.EnvBase.rollout` takes
+            it: a TensorDict module, or a function of one argument named ``tensordict``.
+            ``None`` takes uniformly random (available) actions. A sequence of
             ``(policy, share)`` pairs collects that share of ``frames`` with each policy, in
             their order; shares are relative.
         frames (int): transitions to collect, rounded up to whole episodes (of each policy).
