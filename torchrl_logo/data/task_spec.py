@@ -1,0 +1,188 @@
+"""What every component needs to know of a task: sizes, action kind and bounds."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
+from torchrl.envs import EnvBase
+
+__all__ = ["TaskSpec"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskSpec:
+    """The sizes of a task in the package's layout.
+
+    Stored with each dataset and each world model, so that a component made for one task refuses
+    to run on another.
+
+    Attributes:
+        n_agents: number of agents, ``N``.
+        observation_size: features of an agent's (padded) observation, ``d_o``.
+        state_size: features of the global state, ``d_s``.
+        action_size: action components ``d_a`` (continuous), or number of actions ``A`` (discrete).
+        discrete: whether actions are categorical.
+        action_low: lower bound of each action component; empty for discrete actions.
+        action_high: upper bound of each action component; empty for discrete actions.
+        observation_sizes: true sizes of the agents' observations before padding.
+        max_steps: steps after which an episode is truncated, if there is such a limit.
+        task: name of the task, as :func:`torchrl_logo.envs.make_env` takes it, if it has one.
+
+    Examples:
+        >>> spec = TaskSpec(n_agents=3, observation_size=16, state_size=42, action_size=2,
+        ...                 action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+        >>> spec.action_spec().shape
+        torch.Size([3, 2])
+        >>> TaskSpec.from_dict(spec.to_dict()) == spec
+        True
+    """
+
+    n_agents: int
+    observation_size: int
+    state_size: int
+    action_size: int
+    discrete: bool = False
+    action_low: tuple[float, ...] = ()
+    action_high: tuple[float, ...] = ()
+    observation_sizes: tuple[int, ...] = ()
+    max_steps: int | None = None
+    task: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("n_agents", "observation_size", "state_size", "action_size"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"TaskSpec.{name} must be a positive integer, found {value!r}.")
+        for name in ("action_low", "action_high"):
+            found, expected = len(getattr(self, name)), 0 if self.discrete else self.action_size
+            if found != expected:
+                raise ValueError(f"TaskSpec.{name} needs {expected} values, found {found}.")
+        if not self.observation_sizes:
+            sizes = (self.observation_size,) * self.n_agents
+            object.__setattr__(self, "observation_sizes", sizes)
+        if len(self.observation_sizes) != self.n_agents:
+            raise ValueError(
+                f"TaskSpec.observation_sizes needs {self.n_agents} values, one an agent, "
+                f"found {len(self.observation_sizes)}."
+            )
+
+    @classmethod
+    def from_env(cls, env: EnvBase) -> TaskSpec:
+        """Reads the sizes off an environment in the package's layout.
+
+        Args:
+            env (EnvBase): an environment with ``("agents", "observation")``, ``"state"`` and
+                ``("agents", "action")``.
+
+        Raises:
+            KeyError: if one of these keys is missing from the environment's specs.
+        """
+        batch = len(env.batch_size)
+        observations = env.full_observation_spec
+        found = {str(k) for k in observations.keys(True, True)}
+        for key in (("agents", "observation"), "state"):
+            if observations.get(key, None) is None:
+                raise KeyError(
+                    f"The environment has no observation {key!r}; found {sorted(found)}. "
+                    "Environments must follow the package's layout (see make_env)."
+                )
+        n_agents, observation_size = observations["agents", "observation"].shape[batch:]
+        action = env.full_action_spec["agents", "action"]
+        discrete = isinstance(action, Categorical)
+        low: tuple[float, ...] = ()
+        high: tuple[float, ...] = ()
+        if discrete:
+            action_size = int(action.space.n)
+        else:
+            action_size = action.shape[-1]
+            if isinstance(action, Bounded):
+                low_all = action.space.low.reshape(-1, action_size)
+                high_all = action.space.high.reshape(-1, action_size)
+                if (low_all != low_all[0]).any() or (high_all != high_all[0]).any():
+                    raise ValueError("All agents must have the same action bounds.")
+                low, high = tuple(low_all[0].tolist()), tuple(high_all[0].tolist())
+            else:
+                low, high = (-float("inf"),) * action_size, (float("inf"),) * action_size
+        return cls(
+            n_agents=int(n_agents),
+            observation_size=int(observation_size),
+            state_size=int(observations["state"].shape[-1]),
+            action_size=int(action_size),
+            discrete=discrete,
+            action_low=low,
+            action_high=high,
+            observation_sizes=tuple(getattr(env, "observation_sizes", ())),
+            max_steps=getattr(env, "max_steps", None),
+            task=getattr(env, "task", None),
+        )
+
+    def action_spec(self, device: torch.device | str | None = None) -> TensorSpec:
+        """The unbatched spec of the joint action: ``[N, d_a]`` floats or ``[N]`` integers."""
+        if self.discrete:
+            return Categorical(self.action_size, shape=(self.n_agents,), device=device)
+        shape = (self.n_agents, self.action_size)
+        return Bounded(
+            low=torch.tensor(self.action_low, device=device).expand(shape),
+            high=torch.tensor(self.action_high, device=device).expand(shape),
+            shape=shape,
+            device=device,
+        )
+
+    def observation_spec(self, device: torch.device | str | None = None) -> Composite:
+        """The unbatched spec of observations, masks (discrete only), state and step count."""
+        agents = Composite(
+            observation=Unbounded((self.n_agents, self.observation_size), device=device),
+            shape=(self.n_agents,),
+            device=device,
+        )
+        if self.discrete:
+            mask_shape = (self.n_agents, self.action_size)
+            agents["action_mask"] = Categorical(
+                2, shape=mask_shape, dtype=torch.bool, device=device
+            )
+        return Composite(
+            agents=agents,
+            state=Unbounded((self.state_size,), device=device),
+            step=Unbounded((1,), dtype=torch.int64, device=device),
+            device=device,
+        )
+
+    def require_match(self, other: TaskSpec, what: str) -> None:
+        """Raises if ``other`` cannot be served by a component made for this spec.
+
+        Args:
+            other (TaskSpec): the spec found.
+            what (str): how the error names the thing that was found.
+
+        Raises:
+            ValueError: names each field that differs, with the expected and the found value.
+        """
+        names = ("n_agents", "observation_size", "state_size", "action_size", "discrete")
+        names += ("action_low", "action_high")
+        if self.task and other.task:
+            names += ("task",)
+        wrong = [n for n in names if getattr(self, n) != getattr(other, n)]
+        if wrong:
+            listed = "; ".join(
+                f"{n}: expected {getattr(self, n)!r}, found {getattr(other, n)!r}" for n in wrong
+            )
+            raise ValueError(f"{what} belongs to another task: {listed}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as JSON holds it."""
+        return {
+            k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TaskSpec:
+        """Inverse of :meth:`to_dict`; unknown or missing fields raise."""
+        fields = {f.name for f in dataclasses.fields(cls)}
+        unknown = sorted(set(data) - fields)
+        if unknown:
+            raise ValueError(f"Unknown TaskSpec fields {unknown}; expected {sorted(fields)}.")
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})

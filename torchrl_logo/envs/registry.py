@@ -1,0 +1,81 @@
+"""Finds the environment of a task by its name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from types import ModuleType
+
+import torch
+from torchrl.envs import EnvBase
+
+__all__ = ["available_tasks", "make_env"]
+
+
+def _simulators() -> dict[str, ModuleType]:
+    """The modules of this folder that build environments, by the prefix of their tasks.
+
+    A simulator is one file with ``TASK_PREFIX``, ``available_tasks()`` and
+    ``build_env(name, *, num_envs, device, seed)``; nothing else has to be told of it.
+    """
+    package = importlib.import_module("torchrl_logo.envs")
+    found = {}
+    for info in pkgutil.iter_modules(package.__path__):
+        module = importlib.import_module(f"{package.__name__}.{info.name}")
+        if hasattr(module, "TASK_PREFIX"):
+            found[module.TASK_PREFIX] = module
+    return found
+
+
+def available_tasks() -> list[str]:
+    """Names of all tasks that :func:`make_env` builds.
+
+    Examples:
+        >>> "vmas/balance" in available_tasks()
+        True
+    """
+    return [task for module in _simulators().values() for task in module.available_tasks()]
+
+
+def make_env(
+    task: str,
+    *,
+    num_envs: int = 1,
+    device: torch.device | str = "cpu",
+    seed: int | None = None,
+) -> EnvBase:
+    """Makes a real environment in the package's layout.
+
+    The environment writes ``("agents", "observation")`` ``[num_envs, N, d_o]``, ``"state"``
+    ``[num_envs, d_s]`` (the simulator's own), ``"step"`` ``[num_envs, 1]``, ``"reward"``
+    ``[num_envs, 1]`` (the team's) and ``"done"``, ``"terminated"``, ``"truncated"``
+    ``[num_envs, 1]``; it reads ``("agents", "action")``.
+
+    Args:
+        task (str): ``"<simulator>/<scenario>"``, for instance ``"vmas/balance"``.
+
+    Keyword Args:
+        num_envs (int): number of simulations that run as one batch. Defaults to ``1``.
+        device (torch.device or str): where the environment runs. Defaults to ``"cpu"``.
+        seed (int, optional): environments with the same seed yield the same episodes.
+
+    Raises:
+        ValueError: if there is no such task; names the nearest ones.
+
+    Examples:
+        >>> env = make_env("vmas/balance", num_envs=4, seed=0)
+        >>> env.reset()["state"].shape
+        torch.Size([4, 42])
+    """
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise ValueError(f"num_envs must be a positive integer, found {num_envs!r}.")
+    prefix, _, name = task.partition("/")
+    module = _simulators().get(prefix)
+    if module is None or not name:
+        near = difflib.get_close_matches(task, available_tasks(), n=3, cutoff=0.3)
+        raise ValueError(
+            f"No task {task!r}. Nearest: {', '.join(near) or 'none'}. "
+            "torchrl_logo.envs.available_tasks() lists all."
+        )
+    return module.build_env(name, num_envs=num_envs, device=device, seed=seed)

@@ -1,0 +1,101 @@
+"""Decentralised actors: one network for all agents, each agent acting on its own observation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict.nn import (
+    NormalParamExtractor,
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
+from torch import nn
+from torchrl.modules import MultiAgentMLP, TanhNormal
+
+from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.normalizer import Normalizer
+
+__all__ = ["make_gaussian_actor"]
+
+
+def make_gaussian_actor(
+    spec: TaskSpec,
+    *,
+    hidden_sizes: Sequence[int] = (128, 128),
+    share_params: bool = True,
+    activation_class: type[nn.Module] = nn.ReLU,
+    normalizer: Normalizer | None = None,
+    device: torch.device | str | None = None,
+) -> ProbabilisticTensorDictSequential:
+    """Makes a stochastic actor for continuous actions, squashed into the action bounds.
+
+    Reads ``("agents", "observation")`` ``[*, N, d_o]``; writes ``("agents", "loc")``,
+    ``("agents", "scale")``, ``("agents", "action")`` ``[*, N, d_a]`` and
+    ``("agents", "action_log_prob")`` ``[*, N]``. Under deterministic exploration the action is
+    the squashed location.
+
+    Args:
+        spec (TaskSpec): sizes and action bounds.
+
+    Keyword Args:
+        hidden_sizes (sequence of int): widths of the hidden layers.
+        share_params (bool): whether all agents use one set of weights. Defaults to ``True``.
+        activation_class (type): non-linearity between layers.
+        normalizer (Normalizer, optional): standardises each agent's observation first.
+        device (torch.device, optional): where the parameters are made.
+
+    Raises:
+        ValueError: if the task has discrete or unbounded actions.
+
+    Examples:
+        >>> import torch
+        >>> from tensordict import TensorDict
+        >>> spec = TaskSpec(n_agents=3, observation_size=4, state_size=6, action_size=2,
+        ...                 action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+        >>> actor = make_gaussian_actor(spec, hidden_sizes=(8,))
+        >>> data = TensorDict({("agents", "observation"): torch.zeros(5, 3, 4)}, [5])
+        >>> actor(data)["agents", "action"].shape
+        torch.Size([5, 3, 2])
+    """
+    if spec.discrete:
+        raise ValueError("make_gaussian_actor needs continuous actions; the task's are discrete.")
+    low = torch.tensor(spec.action_low, device=device)
+    high = torch.tensor(spec.action_high, device=device)
+    if not (low.isfinite().all() and high.isfinite().all()):
+        raise ValueError(
+            f"make_gaussian_actor needs finite action bounds, found low={spec.action_low}, "
+            f"high={spec.action_high}."
+        )
+    layers: list[nn.Module] = [] if normalizer is None else [normalizer]
+    layers += [
+        # use_td_params=False keeps torch.compile(fullgraph=True) possible inside a loss.
+        MultiAgentMLP(
+            n_agent_inputs=spec.observation_size,
+            n_agent_outputs=2 * spec.action_size,
+            n_agents=spec.n_agents,
+            centralized=False,
+            share_params=share_params,
+            num_cells=list(hidden_sizes),
+            activation_class=activation_class,
+            device=device,
+            use_td_params=False,
+        ),
+        NormalParamExtractor(scale_lb=1e-2),
+    ]
+    return ProbabilisticTensorDictSequential(
+        TensorDictModule(
+            nn.Sequential(*layers),
+            in_keys=[("agents", "observation")],
+            out_keys=[("agents", "loc"), ("agents", "scale")],
+        ),
+        ProbabilisticTensorDictModule(
+            in_keys=[("agents", "loc"), ("agents", "scale")],
+            out_keys=[("agents", "action")],
+            distribution_class=TanhNormal,
+            distribution_kwargs={"low": low, "high": high, "tanh_loc": False},
+            return_log_prob=True,
+            log_prob_key=("agents", "action_log_prob"),
+        ),
+    )
