@@ -223,7 +223,7 @@ def render_episode(
             reward = tensordict["next"][env.reward_key].reshape(simulation.num_envs, -1)[env_index]
             team_return += float(reward.mean())
             frames.append(canvas.draw(f"step {step}   return {team_return:.2f}"))
-            done = tensordict["next"][env.done_key].reshape(simulation.num_envs, -1)[env_index]
+            done = tensordict["next", "done"].reshape(simulation.num_envs, -1)[env_index]
             if bool(done.any()):
                 break
             tensordict = step_mdp(tensordict)
