@@ -35,6 +35,16 @@ def test_tensors_are_taken_like_arrays(arrays):
     assert from_arrays(tensors).metadata.hash == from_arrays(arrays).metadata.hash
 
 
+def test_awkward_arrays(arrays):
+    expected = from_arrays(arrays).metadata.hash
+    arrays["state"].flags.writeable = False
+    arrays["next/reward"] = arrays["next/reward"][::-1].copy()[::-1]
+    assert from_arrays(arrays).metadata.hash == expected
+    arrays["state"] = arrays["state"].astype(object)
+    with pytest.raises(DatasetError, match="'state': expected an array of numbers.*object"):
+        from_arrays(arrays)
+
+
 def test_episodes_and_steps_are_derived_from_done(arrays):
     given = from_arrays(arrays)
     del arrays["episode"], arrays["step"]

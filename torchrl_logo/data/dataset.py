@@ -161,7 +161,10 @@ class OfflineDataset(TensorDictReplayBuffer):
 
     @property
     def data(self) -> TensorDictBase:
-        """All transitions, ``[B]``: the memory-mapped TensorDict itself, or a copy for a split."""
+        """All transitions, ``[B]``: the memory-mapped TensorDict itself, or a copy for a split.
+
+        Do not write into its tensors (nor into slices of the dataset): they are the file.
+        """
         if self._storage.rows is None:
             return self._storage._storage
         return self._storage[:]

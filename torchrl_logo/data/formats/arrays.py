@@ -121,7 +121,7 @@ def from_arrays(
         near = difflib.get_close_matches(unknown[0], _KEYS, n=1)
         hint = f"{near[0]!r}" if near else f"one of {list(_KEYS)}"
         raise DatasetError(unknown[0], f"a key of the layout, such as {hint}", "an unknown key")
-    tensors = {k: torch.as_tensor(v) for k, v in arrays.items()}
+    tensors = {k: _to_tensor(k, v) for k, v in arrays.items()}
     required = [k for k in _KEYS if k not in ("episode", "step", *_MASKS)]
     for key in required:
         if key not in tensors:
@@ -152,6 +152,17 @@ def from_arrays(
         batch_size=batch_size,
         device=device,
     )
+
+
+def _to_tensor(key: str, value: np.ndarray | torch.Tensor) -> torch.Tensor:
+    if isinstance(value, torch.Tensor):
+        return value
+    try:
+        # Copies arrays that torch cannot view: read-only, strided backwards.
+        return torch.from_numpy(np.require(value, requirements=["C", "W"]))
+    except TypeError as error:
+        dtype = np.asarray(value).dtype
+        raise DatasetError(key, "an array of numbers or flags", f"dtype {dtype}") from error
 
 
 def _cast(key: str, value: torch.Tensor) -> torch.Tensor:
