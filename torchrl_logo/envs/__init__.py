@@ -1,0 +1,6 @@
+"""Real and imagined environments in the package's layout."""
+
+from torchrl_logo.envs.imagined import ImaginedEnv
+from torchrl_logo.envs.registry import available_tasks, make_env
+
+__all__ = ["ImaginedEnv", "available_tasks", "make_env"]

@@ -1,0 +1,21 @@
+"""World models and the networks of policies and critics."""
+
+from torchrl_logo.modules.actors import make_gaussian_actor
+from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
+from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
+from torchrl_logo.modules.joint_world_model import JointWorldModel
+from torchrl_logo.modules.logo_world_model import LOGOWorldModel
+from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.world_model import Prediction, WorldModel
+
+__all__ = [
+    "CentralizedCritic",
+    "EnsembleWorldModel",
+    "JointWorldModel",
+    "LOGOWorldModel",
+    "Normalizer",
+    "Prediction",
+    "WorldModel",
+    "make_centralized_critic",
+    "make_gaussian_actor",
+]

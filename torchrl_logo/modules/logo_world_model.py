@@ -1,0 +1,352 @@
+"""The local-to-global world model."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+from torch.nn import functional as F
+from torchrl.modules import MLP
+
+from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.world_model import Prediction, WorldModel, next_key
+
+__all__ = ["Deduction", "LOGOWorldModel"]
+
+# Width of the code that tells agents apart: fixed, so that the local model's size does not
+# depend on how many agents there are.
+_IDENTITY_SIZE = 8
+
+# Scales, beside 1, on which a standardised observation is read.
+_FREQUENCIES = (4.0, 16.0)
+
+
+class Deduction(NamedTuple):
+    """What the deductive model concludes, in standardised units.
+
+    Attributes:
+        state_delta: change of the global state, ``[*, d_s]``.
+        reward: team reward, ``[*, 1]``.
+        termination_logit: ``[*, 1]``.
+        action_mask_logit: ``[*, N, A]``, or ``None`` for continuous actions.
+    """
+
+    state_delta: torch.Tensor
+    reward: torch.Tensor
+    termination_logit: torch.Tensor
+    action_mask_logit: torch.Tensor | None
+
+
+class LOGOWorldModel(WorldModel):
+    r"""Predicts each agent's next observation, and deduces the next global state from them.
+
+    Three parts, after "Puzzle it Out: Local-to-Global World Model for Offline Multi-Agent
+    Reinforcement Learning" (arXiv 2601.07463):
+
+    - the *local predictive model*, shared by all agents, predicts the change of an agent's
+      observation from its observation and action, with the global state as auxiliary information
+      (embedded once for all agents);
+    - the *deductive model* encodes the N local predictions together, conditioned on state and
+      actions, and deduces the change of the global state, the reward, the termination and, for
+      discrete actions, the next action masks; its decoder maps the next state back to the local
+      observations;
+    - the *direct encoder* predicts the change of the state from state and actions alone.
+
+    The uncertainty of a transition is the distance of the two predictions of the next state,
+
+    .. math:: u(s, a) = \lVert \hat s'_{direct} - \hat s'_{deduced} \rVert_2 / \sqrt{d},
+
+    measured in standard deviations of the state's one-step change: 1 means that the two disagree
+    by as much as the state typically moves in a step, whatever the task and its size. (The paper
+    has the norm; dividing by the root of the number of changing features ``d`` is ours.)
+
+    Ours, beside the paper: standardised changes instead of absolute values; the conditioning of
+    the deduction on state, observations and actions; the encoder of the local predictions, which
+    is shared by the agents and adds up; observations read on several scales; termination and
+    masks, and the reward, judged from the deduced change without shaping it.
+
+    Args:
+        spec (TaskSpec): the task's sizes.
+
+    Keyword Args:
+        hidden_size (int): width of the deductive model's layers, at least 4; the local model and
+            the direct encoder are half, decoder and outcome heads a quarter as wide. Defaults to
+            ``256``.
+        carry (str): which next observation is written, and so carried along a rollout:
+            ``"decoded"`` from the deduced next state, so that the two never drift apart, or
+            ``"local"``, the local model's own. Defaults to ``"decoded"``.
+        device (torch.device, optional): where parameters and buffers are made.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> spec = TaskSpec(n_agents=3, observation_size=4, state_size=6, action_size=2,
+        ...                 action_low=(-1.0, -1.0), action_high=(1.0, 1.0))
+        >>> model = LOGOWorldModel(spec, hidden_size=16)
+        >>> data = TensorDict({"agents": {"observation": torch.zeros(5, 3, 4),
+        ...                               "action": torch.zeros(5, 3, 2)},
+        ...                    "state": torch.zeros(5, 6)}, batch_size=[5])
+        >>> data = model(data)
+        >>> data["next", "state"].shape, data["uncertainty"].shape
+        (torch.Size([5, 6]), torch.Size([5, 1]))
+    """
+
+    has_uncertainty: ClassVar[bool] = True
+    identity: torch.Tensor
+
+    def __init__(
+        self,
+        spec: TaskSpec,
+        *,
+        hidden_size: int = 256,
+        carry: Literal["decoded", "local"] = "decoded",
+        device: torch.device | str | None = None,
+    ) -> None:
+        if carry not in ("decoded", "local"):
+            raise ValueError(f"carry must be 'decoded' or 'local', found {carry!r}.")
+        if hidden_size < 4:
+            raise ValueError(f"hidden_size must be at least 4, found {hidden_size}.")
+        super().__init__(spec, device=device)
+        self.config = {"hidden_size": hidden_size, "carry": carry}
+        self.carry = carry
+        self.register_buffer("identity", _encode_identity(spec.n_agents, device=device))
+
+        n, d_o, d_a, d_s = (
+            spec.n_agents,
+            spec.observation_size,
+            spec.action_size,
+            spec.state_size,
+        )
+        half, quarter = hidden_size // 2, hidden_size // 4
+        scales = (1 + 2 * len(_FREQUENCIES)) * d_o
+        agent = scales + d_a + _IDENTITY_SIZE
+        self.local_input = nn.Linear(agent, half, device=device)
+        self.local_state_input = nn.Linear(d_s, half, bias=False, device=device)
+        self.local_network = _mlp(half, half, d_o, depth=1, device=device)
+
+        self.agent_input = nn.Linear(agent + d_o, half, device=device)
+        self.agent_state_input = nn.Linear(d_s, half, bias=False, device=device)
+        self.agent_encoder = nn.Linear(half, half, device=device)
+        self.deductive_encoder = _mlp(
+            half + n * (d_o + d_a) + d_s, hidden_size, d_s, depth=2, device=device
+        )
+        # Observations are mostly linear in the state (relative positions), hence the skip.
+        self.decoder_skip = nn.Linear(d_s, n * d_o, device=device)
+        self.decoder = _mlp(d_s, quarter, n * d_o, depth=1, device=device)
+
+        outcomes = 2 + (n * d_a if spec.discrete else 0)
+        self.outcome_network = _mlp(
+            2 * d_s + n * d_a, quarter, outcomes, depth=2, device=device
+        )
+        self.direct_encoder = _mlp(d_s + n * d_a, half, d_s, depth=2, device=device)
+
+    @property
+    def termination_bias(self) -> torch.Tensor:
+        """Bias of the termination head, ``[1]``."""
+        return self.outcome_network[-1].bias.data[1:2]
+
+    def local_delta(
+        self, state: torch.Tensor, observation: torch.Tensor, action: torch.Tensor
+    ) -> torch.Tensor:
+        """Each agent's change of observation, standardised: ``[*, N, d_o]``.
+
+        Args:
+            state (torch.Tensor): standardised, ``[*, d_s]``.
+            observation (torch.Tensor): standardised, ``[*, N, d_o]``.
+            action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
+        """
+        hidden = self.local_input(self._describe_agents(observation, action))  # [*, N, h]
+        hidden = hidden + self.local_state_input(state).unsqueeze(-2)
+        return self.local_network(F.silu(hidden)) * self.observation_mask
+
+    def deduce(
+        self,
+        state: torch.Tensor,
+        observation: torch.Tensor,
+        action: torch.Tensor,
+        local_delta: torch.Tensor,
+    ) -> Deduction:
+        """The deductive model on standardised values.
+
+        Args:
+            state (torch.Tensor): standardised, ``[*, d_s]``.
+            observation (torch.Tensor): standardised, ``[*, N, d_o]``.
+            action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
+            local_delta (torch.Tensor): the agents' standardised changes, ``[*, N, d_o]``.
+        """
+        agents = torch.cat([self._describe_agents(observation, action), local_delta], -1)
+        hidden = self.agent_input(agents) + self.agent_state_input(state).unsqueeze(-2)
+        # What agents do to the world adds up, as forces do.
+        team = F.silu(self.agent_encoder(F.silu(hidden))).sum(-2)  # [*, h]
+        flat_action = action.flatten(-2)
+        state_delta = self.deductive_encoder(
+            torch.cat([team, local_delta.flatten(-2), state, flat_action], -1)
+        )
+        # Reward, termination and masks are judged from the two states. They do not shape the
+        # states: rare ends and large rewards would be learnt by heart at the dynamics' expense.
+        outcome = self.outcome_network(torch.cat([state, state_delta.detach(), flat_action], -1))
+        mask_logit = None
+        if self.spec.discrete:
+            mask_logit = outcome[..., 2:].unflatten(-1, (self.spec.n_agents, -1))
+        return Deduction(
+            state_delta=state_delta,
+            reward=outcome[..., 0:1],
+            termination_logit=outcome[..., 1:2],
+            action_mask_logit=mask_logit,
+        )
+
+    def decode(self, state: torch.Tensor) -> torch.Tensor:
+        """The local observations that belong to a state, both standardised: ``[*, N, d_o]``.
+
+        Args:
+            state (torch.Tensor): standardised, ``[*, d_s]``.
+        """
+        flat = self.decoder_skip(state) + self.decoder(state)
+        return flat.unflatten(-1, (self.spec.n_agents, -1)) * self.observation_mask
+
+    def direct_delta(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """The state's standardised change, from state and actions alone: ``[*, d_s]``.
+
+        Args:
+            state (torch.Tensor): standardised, ``[*, d_s]``.
+            action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
+        """
+        return self.direct_encoder(torch.cat([state, action.flatten(-2)], -1))
+
+    def disagreement(self, direct: torch.Tensor, deduced: torch.Tensor) -> torch.Tensor:
+        """The uncertainty of two standardised changes ``[*, d_s]``: ``[*, 1]``."""
+        # A feature that never changes in the data is not predicted, and not compared.
+        varies = (self.state_delta_normalizer.inverse_scale > 0).to(direct.dtype)
+        square = ((direct - deduced) * varies).square().sum(-1, keepdim=True)
+        return (square / varies.sum().clamp_min(1)).sqrt()
+
+    def predict(
+        self, state: torch.Tensor, observation: torch.Tensor, action: torch.Tensor
+    ) -> Prediction:
+        """Predicts the next step from tensors; see :class:`WorldModel`."""
+        action = self.encode_action(action)
+        state_n, observation_n = self._standardise(state, observation)
+        local = self.local_delta(state_n, observation_n, action)
+        deduction = self.deduce(state_n, observation_n, action, local)
+        next_state = state + self.state_delta_normalizer.denormalize(deduction.state_delta)
+        if self.carry == "decoded":
+            next_observation = self._decode_units(next_state)
+        else:
+            next_observation = self._advance(observation, local)
+        return Prediction(
+            state=next_state,
+            observation=next_observation,
+            reward=self.reward_normalizer.denormalize(deduction.reward),
+            termination_logit=deduction.termination_logit,
+            action_mask_logit=deduction.action_mask_logit,
+            uncertainty=self.disagreement(
+                self.direct_delta(state_n, action), deduction.state_delta
+            ),
+        )
+
+    def predict_local(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The local predictive model alone.
+
+        Reads observation, action and state; writes ``("next", "agents", "observation")``
+        ``[*, N, d_o]``, each agent's own prediction, into ``tensordict``.
+        """
+        state, observation, action = self.read_inputs(tensordict)
+        state_n, observation_n = self._standardise(state, observation)
+        local = self.local_delta(state_n, observation_n, self.encode_action(action))
+        key = next_key(self.tensor_keys.observation)
+        return tensordict.set(key, self._advance(observation, local))
+
+    def deduce_global(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The deductive model alone, from next local observations.
+
+        Reads observation, action, state and ``("next", "agents", "observation")``, predicted (as
+        by :meth:`predict_local`) or true; writes ``("next", "state")``, ``("next", "reward")``,
+        ``("next", "terminated")``, ``("next", "done")`` and, for discrete actions, ``("next",
+        "agents", "action_mask")`` into ``tensordict``.
+
+        Raises:
+            KeyError: if there are no next local observations.
+        """
+        keys = self.tensor_keys
+        state, observation, action = self.read_inputs(tensordict)
+        next_observation = tensordict.get(next_key(keys.observation), None)
+        if next_observation is None:
+            raise KeyError(
+                f"deduce_global reads {next_key(keys.observation)!r}, which is missing: call "
+                "predict_local first."
+            )
+        local = self.observation_delta_normalizer.normalize(next_observation - observation)
+        state_n, observation_n = self._standardise(state, observation)
+        deduction = self.deduce(
+            state_n, observation_n, self.encode_action(action), local * self.observation_mask
+        )
+        next_state = state + self.state_delta_normalizer.denormalize(deduction.state_delta)
+        terminated = deduction.termination_logit > 0
+        tensordict.set(next_key(keys.state), next_state)
+        tensordict.set(
+            next_key(keys.reward), self.reward_normalizer.denormalize(deduction.reward)
+        )
+        tensordict.set(next_key(keys.terminated), terminated)
+        tensordict.set(next_key(keys.done), terminated.clone())
+        if deduction.action_mask_logit is not None:
+            tensordict.set(next_key(keys.action_mask), deduction.action_mask_logit > 0)
+        return tensordict
+
+    def predict_state_directly(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """The direct encoder alone.
+
+        Reads observation, action and state; writes ``("next", "state_direct")`` ``[*, d_s]``
+        into ``tensordict``.
+        """
+        state, observation, action = self.read_inputs(tensordict)
+        state_n, _ = self._standardise(state, observation)
+        delta = self.direct_delta(state_n, self.encode_action(action))
+        return tensordict.set(
+            ("next", "state_direct"), state + self.state_delta_normalizer.denormalize(delta)
+        )
+
+    def _standardise(
+        self, state: torch.Tensor, observation: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        observation = self.observation_normalizer.normalize(observation) * self.observation_mask
+        return self.state_normalizer.normalize(state), observation
+
+    def _advance(self, observation: torch.Tensor, local_delta: torch.Tensor) -> torch.Tensor:
+        change = self.observation_delta_normalizer.denormalize(local_delta)
+        return (observation + change) * self.observation_mask
+
+    def _decode_units(self, state: torch.Tensor) -> torch.Tensor:
+        decoded = self.decode(self.state_normalizer.normalize(state))
+        return self.observation_normalizer.denormalize(decoded) * self.observation_mask
+
+    def _describe_agents(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """What is known of each agent: observation on several scales, action, identity."""
+        # Contacts act within a hair's breadth, far below the spread of positions: a network
+        # that reads a feature on one scale only is slow to learn them.
+        parts = [observation]
+        for frequency in _FREQUENCIES:
+            angle = frequency * observation
+            parts += [angle.sin(), angle.cos()]
+        identity = self.identity.expand(*observation.shape[:-1], _IDENTITY_SIZE)
+        return torch.cat([*parts, action, identity], -1)
+
+
+def _mlp(
+    inputs: int, hidden: int, outputs: int, *, depth: int, device: torch.device | str | None
+) -> MLP:
+    return MLP(
+        in_features=inputs,
+        out_features=outputs,
+        num_cells=[hidden] * depth,
+        activation_class=nn.SiLU,
+        device=device,
+    )
+
+
+def _encode_identity(n_agents: int, *, device: torch.device | str | None) -> torch.Tensor:
+    """Sines and cosines of the agent's index, ``[N, 8]``: distinct for thousands of agents."""
+    index = torch.arange(n_agents, device=device, dtype=torch.float32).unsqueeze(-1)
+    frequency = 2.0 ** -torch.arange(0.0, _IDENTITY_SIZE, 2.0, device=device)  # [4]
+    angle = index * frequency  # [N, 4]
+    return torch.cat([angle.sin(), angle.cos()], -1)

@@ -1,0 +1,361 @@
+"""What every world model reads, writes and stores."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import pathlib
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from tensordict import NestedKey, TensorDictBase
+from tensordict.nn import TensorDictModuleBase
+
+from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.normalizer import Normalizer
+
+__all__ = ["Prediction", "WorldModel"]
+
+
+class Prediction(NamedTuple):
+    """What a world model says about one transition, in the environment's units.
+
+    Attributes:
+        state: next global state, ``[*, d_s]``.
+        observation: next local observations, ``[*, N, d_o]``.
+        reward: team reward, ``[*, 1]``.
+        termination_logit: log-odds that the episode terminates, ``[*, 1]``.
+        action_mask_logit: log-odds that an action is available next, ``[*, N, A]``; ``None`` for
+            continuous actions.
+        uncertainty: how much the model doubts the transition, ``[*, 1]``, not negative.
+    """
+
+    state: torch.Tensor
+    observation: torch.Tensor
+    reward: torch.Tensor
+    termination_logit: torch.Tensor
+    action_mask_logit: torch.Tensor | None
+    uncertainty: torch.Tensor
+
+
+class WorldModel(TensorDictModuleBase, abc.ABC):
+    """Base of models that predict a team's next step from this one.
+
+    Reads ``("agents", "observation")`` ``[*, N, d_o]``, ``("agents", "action")`` ``[*, N, d_a]``
+    (or ``[*, N]`` integers) and ``"state"`` ``[*, d_s]``; writes ``("next", "agents",
+    "observation")``, ``("next", "state")``, ``("next", "reward")`` ``[*, 1]``, ``("next",
+    "terminated")`` and ``("next", "done")`` ``[*, 1]`` (which are equal: a model knows no time
+    limit), for discrete actions ``("next", "agents", "action_mask")`` ``[*, N, A]``, and
+    ``"uncertainty"`` ``[*, 1]`` of the transition. ``*`` is any number of batch dimensions.
+
+    A termination is written where its predicted probability is above one half, an action mask
+    likewise. Where no action of an agent seems available, none is made so.
+
+    Networks work on standardised values; the constants are buffers of the model, set by
+    :meth:`fit_normalizers` from training data. Networks predict *changes*, which are as easy for
+    a value that hardly moves as for one that moves far.
+
+    A subclass makes its networks, sets :attr:`config` to its constructor's arguments, and
+    implements :meth:`predict`.
+
+    Args:
+        spec (TaskSpec): the task's sizes.
+
+    Keyword Args:
+        device (torch.device, optional): where parameters and buffers are made.
+    """
+
+    @dataclasses.dataclass
+    class _AcceptedKeys:
+        """The keys that :meth:`set_keys` renames.
+
+        Attributes:
+            observation (NestedKey): local observations. Defaults to ``("agents", "observation")``.
+            action (NestedKey): the team's action. Defaults to ``("agents", "action")``.
+            action_mask (NestedKey): which actions are available. Defaults to
+                ``("agents", "action_mask")``.
+            state (NestedKey): global state. Defaults to ``"state"``.
+            reward (NestedKey): team reward. Defaults to ``"reward"``.
+            terminated (NestedKey): end of the task. Defaults to ``"terminated"``.
+            done (NestedKey): end of the episode. Defaults to ``"done"``.
+            uncertainty (NestedKey): doubt about the transition. Defaults to ``"uncertainty"``.
+        """
+
+        observation: NestedKey = ("agents", "observation")
+        action: NestedKey = ("agents", "action")
+        action_mask: NestedKey = ("agents", "action_mask")
+        state: NestedKey = "state"
+        reward: NestedKey = "reward"
+        terminated: NestedKey = "terminated"
+        done: NestedKey = "done"
+        uncertainty: NestedKey = "uncertainty"
+
+    #: Whether ``"uncertainty"`` is an estimate; without one, the model writes zeros.
+    has_uncertainty: ClassVar[bool] = True
+
+    config: dict[str, Any]
+    observation_mask: torch.Tensor
+
+    def __init__(self, spec: TaskSpec, *, device: torch.device | str | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tensor_keys = self._AcceptedKeys()
+        self.state_normalizer = Normalizer(spec.state_size, device=device)
+        self.state_delta_normalizer = Normalizer(spec.state_size, device=device)
+        # Agents share their observations' constants, as they share the local networks.
+        self.observation_normalizer = Normalizer(spec.observation_size, device=device)
+        self.observation_delta_normalizer = Normalizer(spec.observation_size, device=device)
+        self.reward_normalizer = Normalizer(1, device=device)
+        sizes = torch.tensor(spec.observation_sizes, device=device).unsqueeze(-1)
+        features = torch.arange(spec.observation_size, device=device)
+        # 1 where an agent's observation has a feature, 0 where it is padded.
+        self.register_buffer("observation_mask", (features < sizes).to(torch.float32))  # [N, d_o]
+
+    @property
+    def in_keys(self) -> list[NestedKey]:
+        """The keys that :meth:`forward` reads."""
+        keys = self.tensor_keys
+        return [keys.observation, keys.action, keys.state]
+
+    @property
+    def out_keys(self) -> list[NestedKey]:
+        """The keys that :meth:`forward` writes."""
+        keys = self.tensor_keys
+        names = [keys.observation, keys.state, keys.reward, keys.terminated, keys.done]
+        if self.spec.discrete:
+            names.append(keys.action_mask)
+        return [next_key(name) for name in names] + [keys.uncertainty]
+
+    def set_keys(self, **kwargs: NestedKey) -> None:
+        """Renames keys; what is written under ``"next"`` is renamed with it.
+
+        Raises:
+            ValueError: if a name is not one of the accepted keys.
+
+        Examples:
+            >>> from torchrl_logo.modules import JointWorldModel
+            >>> spec = TaskSpec(n_agents=2, observation_size=3, state_size=4, action_size=1,
+            ...                 action_low=(-1.0,), action_high=(1.0,))
+            >>> model = JointWorldModel(spec, hidden_size=8)
+            >>> model.set_keys(reward="team_reward")
+            >>> ("next", "team_reward") in model.out_keys
+            True
+        """
+        accepted = {field.name for field in dataclasses.fields(self._AcceptedKeys)}
+        for name, key in kwargs.items():
+            if name not in accepted:
+                raise ValueError(f"{name!r} is not an accepted key; expected {sorted(accepted)}.")
+            setattr(self.tensor_keys, name, key)
+
+    @abc.abstractmethod
+    def predict(
+        self, state: torch.Tensor, observation: torch.Tensor, action: torch.Tensor
+    ) -> Prediction:
+        """Predicts the next step.
+
+        Args:
+            state (torch.Tensor): ``[*, d_s]``.
+            observation (torch.Tensor): ``[*, N, d_o]``.
+            action (torch.Tensor): ``[*, N, d_a]``, or ``[*, N]`` integers.
+        """
+
+    @property
+    @abc.abstractmethod
+    def termination_bias(self) -> torch.Tensor:
+        """Bias of the termination head, ``[1]``, a view that can be written to."""
+
+    def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
+        """Writes the predicted next step and the uncertainty into ``tensordict``.
+
+        Raises:
+            KeyError: if one of :attr:`in_keys` is missing.
+            ValueError: if an input's shape is not the task's.
+        """
+        state, observation, action = self.read_inputs(tensordict)
+        prediction = self.predict(state, observation, action)
+        keys = self.tensor_keys
+        terminated = prediction.termination_logit > 0
+        tensordict.set(next_key(keys.observation), prediction.observation)
+        tensordict.set(next_key(keys.state), prediction.state)
+        tensordict.set(next_key(keys.reward), prediction.reward)
+        tensordict.set(next_key(keys.terminated), terminated)
+        tensordict.set(next_key(keys.done), terminated.clone())
+        if prediction.action_mask_logit is not None:
+            tensordict.set(next_key(keys.action_mask), prediction.action_mask_logit > 0)
+        tensordict.set(keys.uncertainty, prediction.uncertainty)
+        return tensordict
+
+    def read_inputs(
+        self, tensordict: TensorDictBase
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Reads state, observation and action, and checks their shapes against the task.
+
+        Raises:
+            KeyError: if a key is missing.
+            ValueError: if a shape is not the task's.
+        """
+        keys, spec = self.tensor_keys, self.spec
+        action_shape = (spec.n_agents,) if spec.discrete else (spec.n_agents, spec.action_size)
+        expected = {
+            keys.state: (spec.state_size,),
+            keys.observation: (spec.n_agents, spec.observation_size),
+            keys.action: action_shape,
+        }
+        batch = tensordict.batch_size
+        found = []
+        for key, shape in expected.items():
+            value = tensordict.get(key, None)
+            if value is None:
+                raise KeyError(
+                    f"{type(self).__name__} reads {key!r}, which is missing; found "
+                    f"{sorted(map(str, tensordict.keys(True, True)))}."
+                )
+            if value.shape[len(batch) :] != torch.Size(shape):
+                raise ValueError(
+                    f"{type(self).__name__} expected {key!r} of shape {(*batch, *shape)}, found "
+                    f"{tuple(value.shape)}."
+                )
+            found.append(value)
+        return found[0], found[1], found[2]
+
+    def encode_action(self, action: torch.Tensor) -> torch.Tensor:
+        """The action as networks read it: floats, or one-hot, ``[*, N, d_a]``."""
+        if self.spec.discrete:
+            # A comparison and not one_hot(), which looks at the values on the host.
+            indices = torch.arange(self.spec.action_size, device=action.device)
+            return (action.unsqueeze(-1) == indices).to(torch.float32)
+        return action
+
+    @torch.no_grad()
+    def fit_normalizers(self, data: TensorDictBase) -> None:
+        """Sets the normalisers, and the termination head's starting point, from training data.
+
+        The termination head starts at the log-odds of the data, so that rare ends need not be
+        learnt down from one half first.
+
+        Args:
+            data (TensorDictBase): transitions ``[*]`` in the package's layout, of the training
+                episodes only.
+
+        Raises:
+            KeyError: if a key is missing.
+        """
+        keys = self.tensor_keys
+        state, next_state = data.get(keys.state), data.get(next_key(keys.state))
+        observation, next_observation = data.get(keys.observation), data.get(next_key(keys.observation))
+        self.state_normalizer.fit(state)
+        self.state_delta_normalizer.fit(
+            next_state - state, magnitude=state.reshape(-1, state.shape[-1]).abs().amax(0)
+        )
+        # Padding is left out: an agent's missing feature is no sample of another agent's.
+        present = self.observation_mask.bool().expand(observation.shape)
+        _fit_present(self.observation_normalizer, observation, present)
+        _fit_present(
+            self.observation_delta_normalizer,
+            next_observation - observation,
+            present,
+            magnitude=observation.reshape(-1, observation.shape[-1]).abs().amax(0),
+        )
+        self.reward_normalizer.fit(data.get(next_key(keys.reward)))
+        terminated = data.get(next_key(keys.terminated))
+        # Half an end is added to either side, so that data without ends has finite odds.
+        ends = terminated.sum() + 0.5
+        others = (~terminated).sum() + 0.5
+        self.termination_bias.copy_((ends / others).log())
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the normalisers have been fitted (reads a buffer: not for hot paths)."""
+        return bool(self.state_normalizer.fitted)
+
+    @classmethod
+    def from_dataset(cls, dataset: Any, **kwargs: Any) -> WorldModel:
+        """Makes a model for a dataset's task.
+
+        The sizes and, provisionally, the normalisers come from the dataset; a
+        :class:`~torchrl_logo.trainers.WorldModelTrainer` fits the normalisers again, on its
+        training episodes only.
+
+        Args:
+            dataset (OfflineDataset): has ``spec`` and ``data``.
+
+        Keyword Args:
+            **kwargs: the constructor's, for instance ``hidden_size``.
+        """
+        model = cls(dataset.spec, **kwargs)
+        model.fit_normalizers(dataset.data)
+        return model
+
+    @classmethod
+    def from_env(cls, env: Any, **kwargs: Any) -> WorldModel:
+        """Makes a model for an environment's task, its normalisers not yet fitted.
+
+        Args:
+            env (EnvBase): an environment in the package's layout.
+
+        Keyword Args:
+            **kwargs: the constructor's, for instance ``hidden_size``.
+        """
+        kwargs.setdefault("device", env.device)
+        return cls(TaskSpec.from_env(env), **kwargs)
+
+    def save(self, path: str | pathlib.Path) -> None:
+        """Writes weights, normalisers, task and architecture into one file.
+
+        Raises nothing of its own; :meth:`load` reads the file without running code from it.
+        """
+        torch.save(
+            {
+                "class": type(self).__name__,
+                "spec": self.spec.to_dict(),
+                "config": self.config,
+                "state_dict": self.state_dict(),
+            },
+            path,
+        )
+
+    @classmethod
+    def load(
+        cls, path: str | pathlib.Path, *, device: torch.device | str | None = None
+    ) -> WorldModel:
+        """Makes the model that :meth:`save` wrote.
+
+        Args:
+            path (str or Path): the file.
+
+        Keyword Args:
+            device (torch.device, optional): where the model is made. Defaults to the cpu.
+
+        Raises:
+            ValueError: if the file holds a model of another class.
+        """
+        stored = torch.load(path, map_location=device or "cpu", weights_only=True)
+        if stored["class"] != cls.__name__:
+            raise ValueError(f"{path} holds a {stored['class']}, expected a {cls.__name__}.")
+        model = cls(TaskSpec.from_dict(stored["spec"]), **stored["config"], device=device)
+        model.load_state_dict(stored["state_dict"])
+        return model
+
+
+def next_key(key: NestedKey) -> NestedKey:
+    return ("next", key) if isinstance(key, str) else ("next", *key)
+
+
+def _fit_present(
+    normalizer: Normalizer,
+    values: torch.Tensor,
+    present: torch.Tensor,
+    magnitude: torch.Tensor | None = None,
+) -> None:
+    """Fits a normaliser to values where they are present, ``[*, size]`` both.
+
+    Absent values are replaced by the mean of the present ones; the scale is corrected for them.
+    """
+    size = values.shape[-1]
+    rows, there = values.reshape(-1, size), present.reshape(-1, size)
+    count = there.sum(0).clamp_min(1)
+    mean = torch.where(there, rows, torch.zeros_like(rows)).double().sum(0) / count
+    normalizer.fit(torch.where(there, rows, mean.to(rows)), magnitude=magnitude)
+    share = (count / rows.shape[0]).to(normalizer.scale).sqrt()
+    normalizer.scale.div_(share)
+    normalizer.inverse_scale.mul_(share)
