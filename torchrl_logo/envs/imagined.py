@@ -112,7 +112,6 @@ class ImaginedEnv(ModelBasedEnvBase):
         self.accumulate = accumulate
         self.clamp_margin = clamp_margin
         self.grad = grad
-        self.spec_of_task = world_model.spec
         self._start_states = self._read_start_states(start_states)
         self._generator = torch.Generator(device=self.device)
         self._make_specs()
@@ -149,6 +148,7 @@ class ImaginedEnv(ModelBasedEnvBase):
                     f"start_states belong to another task: {key!r} expected shape "
                     f"{('B', *shape)}, found {tuple(value.shape)}."
                 )
+        self._start_keys = list(shapes)
         return data.select(*shapes).to(self.device)
 
     def _make_specs(self) -> None:
@@ -209,7 +209,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         if set_state:
             if tensordict is None:
                 raise ValueError("reset(set_state=True) needs a tensordict of start states.")
-            starts = tensordict.select(*self._start_states.keys(True, True), strict=True)
+            starts = tensordict.select(*self._start_keys, strict=True)
             shape = tensordict.batch_size
         else:
             # A planner may reset in another shape than the environment's own.
@@ -219,14 +219,26 @@ class ImaginedEnv(ModelBasedEnvBase):
             )
             starts = self._start_states[index]
         # The copy keeps the caller's, or the dataset's, tensors from being written to.
-        out = starts.clone().set(
-            "step", torch.zeros(*shape, 1, dtype=torch.int64, device=self.device)
-        )
+        # The copies keep the caller's, or the dataset's, tensors from being written to.
+        out = self._new_tensordict(shape)
+        for key in self._start_keys:
+            out.set(key, starts.get(key).clone())
+        out.set("step", torch.zeros(*shape, 1, dtype=torch.int64, device=self.device))
         out.set(
             self.world_model.tensor_keys.uncertainty, torch.zeros(*shape, 1, device=self.device)
         )
         for name in ("done", "terminated", "truncated"):
             out.set(name, torch.zeros(*shape, 1, dtype=torch.bool, device=self.device))
+        return out
+
+    def _new_tensordict(self, shape: torch.Size) -> TensorDict:
+        """An empty TensorDict, with the agents' part in the agents' batch size if there is one."""
+        out = TensorDict(batch_size=shape, device=self.device)
+        if "agents" in self.observation_spec.keys():
+            agents = TensorDict(
+                batch_size=(*shape, self.world_model.spec.n_agents), device=self.device
+            )
+            out.set("agents", agents)
         return out
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -276,7 +288,7 @@ class ImaginedEnv(ModelBasedEnvBase):
             truncated = (step >= self.horizon) | ~alive
             if self.accumulate:
                 uncertainty = uncertainty + tensordict.get(keys.uncertainty)
-            out = TensorDict(batch_size=tensordict.batch_size, device=tensordict.device)
+            out = self._new_tensordict(tensordict.batch_size)
             out.set(keys.observation, observation)
             if spec.discrete:
                 out.set(keys.action_mask, mask)
@@ -288,5 +300,3 @@ class ImaginedEnv(ModelBasedEnvBase):
             out.set("truncated", truncated)
             out.set("done", terminated | truncated)
         return out
-
-

@@ -85,7 +85,7 @@ class EnsembleWorldModel(JointWorldModel):
 
     def _make_network(
         self, inputs: int, outputs: int, device: torch.device | str | None
-    ) -> nn.Module:
+    ) -> nn.Sequential:
         widths = [inputs, *[self.config["hidden_size"]] * self.config["depth"], outputs]
         layers: list[nn.Module] = []
         for before, after in zip(widths[:-1], widths[1:], strict=True):
@@ -96,7 +96,7 @@ class EnsembleWorldModel(JointWorldModel):
     def termination_bias(self) -> torch.Tensor:
         """Bias of the members' termination heads, ``[M, 1]``."""
         first = sum(self._sizes[:3])
-        return self.network[-1].bias.data[:, first : first + 1]
+        return self.network[-1].get_parameter("bias").data[:, first : first + 1]
 
     def predict_heads(self, state: torch.Tensor, action: torch.Tensor) -> JointHeads:
         """The members' predictions from standardised values, the members in front.

@@ -84,7 +84,7 @@ class JointWorldModel(WorldModel):
 
     def _make_network(
         self, inputs: int, outputs: int, device: torch.device | str | None
-    ) -> nn.Module:
+    ) -> nn.Sequential:
         return MLP(
             in_features=inputs,
             out_features=outputs,
@@ -97,7 +97,7 @@ class JointWorldModel(WorldModel):
     def termination_bias(self) -> torch.Tensor:
         """Bias of the termination head, ``[1]``."""
         first = sum(self._sizes[:3])
-        return self.network[-1].bias.data[first : first + 1]
+        return self.network[-1].get_parameter("bias").data[first : first + 1]
 
     def predict_heads(self, state: torch.Tensor, action: torch.Tensor) -> JointHeads:
         """The network on standardised values.

@@ -125,7 +125,8 @@ class LOGOWorldModel(WorldModel):
         self.local_state_input = nn.Linear(d_s, half, bias=False, device=device)
         self.local_network = _mlp(half, half, d_o, depth=1, device=device)
 
-        self.agent_input = nn.Linear(agent + d_o, half, device=device)
+        self.agent_input = nn.Linear(agent, half, device=device)
+        self.agent_delta_input = nn.Linear(d_o, half, bias=False, device=device)
         self.agent_state_input = nn.Linear(d_s, half, bias=False, device=device)
         self.agent_encoder = nn.Linear(half, half, device=device)
         self.deductive_encoder = _mlp(
@@ -136,9 +137,7 @@ class LOGOWorldModel(WorldModel):
         self.decoder = _mlp(d_s, quarter, n * d_o, depth=1, device=device)
 
         outcomes = 2 + (n * d_a if spec.discrete else 0)
-        self.outcome_network = _mlp(
-            2 * d_s + n * d_a, quarter, outcomes, depth=2, device=device
-        )
+        self.outcome_network = _mlp(2 * d_s + n * d_a, quarter, outcomes, depth=2, device=device)
         self.direct_encoder = _mlp(d_s + n * d_a, half, d_s, depth=2, device=device)
 
     @property
@@ -146,24 +145,40 @@ class LOGOWorldModel(WorldModel):
         """Bias of the termination head, ``[1]``."""
         return self.outcome_network[-1].bias.data[1:2]
 
-    def local_delta(
-        self, state: torch.Tensor, observation: torch.Tensor, action: torch.Tensor
-    ) -> torch.Tensor:
+    def describe_agents(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """What both models read of an agent: observation on several scales, action, identity.
+
+        Args:
+            observation (torch.Tensor): standardised, ``[*, N, d_o]``.
+            action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
+
+        Returns:
+            ``[*, N, features]``.
+        """
+        # Contacts act within a hair's breadth, far below the spread of positions: a network
+        # that reads a feature on one scale only is slow to learn them.
+        parts = [observation]
+        for frequency in _FREQUENCIES:
+            angle = frequency * observation
+            parts += [angle.sin(), angle.cos()]
+        identity = self.identity.expand(*observation.shape[:-1], _IDENTITY_SIZE)
+        return torch.cat([*parts, action, identity], -1)
+
+    def local_delta(self, state: torch.Tensor, agents: torch.Tensor) -> torch.Tensor:
         """Each agent's change of observation, standardised: ``[*, N, d_o]``.
 
         Args:
             state (torch.Tensor): standardised, ``[*, d_s]``.
-            observation (torch.Tensor): standardised, ``[*, N, d_o]``.
-            action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
+            agents (torch.Tensor): from :meth:`describe_agents`.
         """
-        hidden = self.local_input(self._describe_agents(observation, action))  # [*, N, h]
+        hidden = self.local_input(agents)  # [*, N, h]
         hidden = hidden + self.local_state_input(state).unsqueeze(-2)
         return self.local_network(F.silu(hidden)) * self.observation_mask
 
     def deduce(
         self,
         state: torch.Tensor,
-        observation: torch.Tensor,
+        agents: torch.Tensor,
         action: torch.Tensor,
         local_delta: torch.Tensor,
     ) -> Deduction:
@@ -171,15 +186,17 @@ class LOGOWorldModel(WorldModel):
 
         Args:
             state (torch.Tensor): standardised, ``[*, d_s]``.
-            observation (torch.Tensor): standardised, ``[*, N, d_o]``.
+            agents (torch.Tensor): from :meth:`describe_agents`.
             action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
-            local_delta (torch.Tensor): the agents' standardised changes, ``[*, N, d_o]``.
+            local_delta (torch.Tensor): the agents' standardised changes, ``[*, N, d_o]``, which
+                may have further dimensions in front: several guesses for one step.
         """
-        agents = torch.cat([self._describe_agents(observation, action), local_delta], -1)
         hidden = self.agent_input(agents) + self.agent_state_input(state).unsqueeze(-2)
+        hidden = hidden + self.agent_delta_input(local_delta)
         # What agents do to the world adds up, as forces do.
         team = F.silu(self.agent_encoder(F.silu(hidden))).sum(-2)  # [*, h]
-        flat_action = action.flatten(-2)
+        state = state.expand(*team.shape[:-1], -1)
+        flat_action = action.flatten(-2).expand(*team.shape[:-1], -1)
         state_delta = self.deductive_encoder(
             torch.cat([team, local_delta.flatten(-2), state, flat_action], -1)
         )
@@ -227,8 +244,9 @@ class LOGOWorldModel(WorldModel):
         """Predicts the next step from tensors; see :class:`WorldModel`."""
         action = self.encode_action(action)
         state_n, observation_n = self._standardise(state, observation)
-        local = self.local_delta(state_n, observation_n, action)
-        deduction = self.deduce(state_n, observation_n, action, local)
+        agents = self.describe_agents(observation_n, action)
+        local = self.local_delta(state_n, agents)
+        deduction = self.deduce(state_n, agents, action, local)
         next_state = state + self.state_delta_normalizer.denormalize(deduction.state_delta)
         if self.carry == "decoded":
             next_observation = self._decode_units(next_state)
@@ -253,7 +271,8 @@ class LOGOWorldModel(WorldModel):
         """
         state, observation, action = self.read_inputs(tensordict)
         state_n, observation_n = self._standardise(state, observation)
-        local = self.local_delta(state_n, observation_n, self.encode_action(action))
+        agents = self.describe_agents(observation_n, self.encode_action(action))
+        local = self.local_delta(state_n, agents)
         key = next_key(self.tensor_keys.observation)
         return tensordict.set(key, self._advance(observation, local))
 
@@ -278,15 +297,17 @@ class LOGOWorldModel(WorldModel):
             )
         local = self.observation_delta_normalizer.normalize(next_observation - observation)
         state_n, observation_n = self._standardise(state, observation)
+        action = self.encode_action(action)
         deduction = self.deduce(
-            state_n, observation_n, self.encode_action(action), local * self.observation_mask
+            state_n,
+            self.describe_agents(observation_n, action),
+            action,
+            local * self.observation_mask,
         )
         next_state = state + self.state_delta_normalizer.denormalize(deduction.state_delta)
         terminated = deduction.termination_logit > 0
         tensordict.set(next_key(keys.state), next_state)
-        tensordict.set(
-            next_key(keys.reward), self.reward_normalizer.denormalize(deduction.reward)
-        )
+        tensordict.set(next_key(keys.reward), self.reward_normalizer.denormalize(deduction.reward))
         tensordict.set(next_key(keys.terminated), terminated)
         tensordict.set(next_key(keys.done), terminated.clone())
         if deduction.action_mask_logit is not None:
@@ -319,17 +340,6 @@ class LOGOWorldModel(WorldModel):
     def _decode_units(self, state: torch.Tensor) -> torch.Tensor:
         decoded = self.decode(self.state_normalizer.normalize(state))
         return self.observation_normalizer.denormalize(decoded) * self.observation_mask
-
-    def _describe_agents(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """What is known of each agent: observation on several scales, action, identity."""
-        # Contacts act within a hair's breadth, far below the spread of positions: a network
-        # that reads a feature on one scale only is slow to learn them.
-        parts = [observation]
-        for frequency in _FREQUENCIES:
-            angle = frequency * observation
-            parts += [angle.sin(), angle.cos()]
-        identity = self.identity.expand(*observation.shape[:-1], _IDENTITY_SIZE)
-        return torch.cat([*parts, action, identity], -1)
 
 
 def _mlp(

@@ -242,7 +242,10 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
         """
         keys = self.tensor_keys
         state, next_state = data.get(keys.state), data.get(next_key(keys.state))
-        observation, next_observation = data.get(keys.observation), data.get(next_key(keys.observation))
+        observation, next_observation = (
+            data.get(keys.observation),
+            data.get(next_key(keys.observation)),
+        )
         self.state_normalizer.fit(state)
         self.state_delta_normalizer.fit(
             next_state - state, magnitude=state.reshape(-1, state.shape[-1]).abs().amax(0)

@@ -91,7 +91,7 @@ class WorldModelLoss(LossModule):
     tensor_keys: _AcceptedKeys
 
     #: The model that the loss trains.
-    world_model_class: ClassVar[type[WorldModel]] = WorldModel
+    world_model_class: ClassVar[type[WorldModel]]
     #: Names of the terms and their default coefficients.
     default_coefficients: ClassVar[dict[str, float]] = {}
 
@@ -203,8 +203,8 @@ class WorldModelLoss(LossModule):
         present = self.world_model.observation_mask
         return (error.square() * present).sum((-1, -2)) / present.sum()
 
-    def _mask_term(self, logit: torch.Tensor | None, targets: _Targets) -> torch.Tensor:
-        loss = F.binary_cross_entropy_with_logits(logit, targets.action_mask, reduction="none")
+    def _mask_term(self, logit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        loss = F.binary_cross_entropy_with_logits(logit, mask, reduction="none")
         return loss.mean((-1, -2))
 
 
@@ -255,7 +255,7 @@ class LOGOWorldModelLoss(WorldModelLoss):
         ['loss_direct', 'loss_local', 'loss_reconstruction']
     """
 
-    world_model_class = LOGOWorldModel
+    world_model_class: ClassVar[type[WorldModel]] = LOGOWorldModel
     default_coefficients = {
         "local": 1.0,
         "state": 0.1,
@@ -271,12 +271,13 @@ class LOGOWorldModelLoss(WorldModelLoss):
     def compute_terms(self, targets: _Targets) -> dict[str, torch.Tensor]:
         """Each term, one number a transition ``[*]``, without its coefficient."""
         model = self.world_model
-        local = model.local_delta(targets.state, targets.observation, targets.action)
-        # One pass over predicted and true local changes: the second is stacked in front.
+        agents = model.describe_agents(targets.observation, targets.action)
+        local = model.local_delta(targets.state, agents)
+        # One pass over the predicted and the true local changes.
         deduction = model.deduce(
-            torch.stack([targets.state] * 2),
-            torch.stack([targets.observation] * 2),
-            torch.stack([targets.action] * 2),
+            targets.state,
+            agents,
+            targets.action,
             torch.stack([local.detach(), targets.observation_delta]),
         )
         decoded = model.decode(targets.next_state)
@@ -293,8 +294,10 @@ class LOGOWorldModelLoss(WorldModelLoss):
             "reconstruction": self._observation_term(decoded - targets.next_observation),
             "direct": (direct - targets.state_delta).square().mean(-1),
         }
-        if deduction.action_mask_logit is not None:
-            terms["action_mask"] = self._mask_term(deduction.action_mask_logit[0], targets)
+        if deduction.action_mask_logit is not None and targets.action_mask is not None:
+            terms["action_mask"] = self._mask_term(
+                deduction.action_mask_logit[0], targets.action_mask
+            )
         return terms
 
 
@@ -315,7 +318,7 @@ class JointWorldModelLoss(WorldModelLoss):
             ``action_mask``.
     """
 
-    world_model_class = JointWorldModel
+    world_model_class: ClassVar[type[WorldModel]] = JointWorldModel
     default_coefficients = {
         "state": 1.0,
         "observation": 1.0,
@@ -338,8 +341,8 @@ class JointWorldModelLoss(WorldModelLoss):
                 heads.termination_logit, targets.terminated, reduction="none"
             ).squeeze(-1),
         }
-        if heads.action_mask_logit is not None:
-            terms["action_mask"] = self._mask_term(heads.action_mask_logit, targets)
+        if heads.action_mask_logit is not None and targets.action_mask is not None:
+            terms["action_mask"] = self._mask_term(heads.action_mask_logit, targets.action_mask)
         return terms
 
 
@@ -358,16 +361,19 @@ class EnsembleWorldModelLoss(JointWorldModelLoss):
         **coefficients (float): see :class:`JointWorldModelLoss`.
     """
 
-    world_model_class = EnsembleWorldModel
+    world_model_class: ClassVar[type[WorldModel]] = EnsembleWorldModel
+    world_model: EnsembleWorldModel
 
     def compute_terms(self, targets: _Targets) -> dict[str, torch.Tensor]:
         """Each term, one number a transition ``[*]``, without its coefficient."""
         # Members lie in front; every target is the same for each of them.
         members = self.world_model.members
-        expanded = _Targets(
-            *(None if t is None else t.expand(members, *t.shape) for t in targets)
-        )
-        return {name: term.sum(0) for name, term in super().compute_terms(expanded).items()}
+        expanded = {
+            name: None if value is None else value.expand(members, *value.shape)
+            for name, value in targets._asdict().items()
+        }
+        terms = super().compute_terms(targets._replace(**expanded))
+        return {name: term.sum(0) for name, term in terms.items()}
 
 
 def make_world_model_loss(world_model: WorldModel, **kwargs: float | str) -> WorldModelLoss:

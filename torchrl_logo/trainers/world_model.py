@@ -1,0 +1,366 @@
+"""Training of world models on offline data."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import nn
+from torchrl.record.loggers import Logger
+from torchrl.trainers import Trainer
+from torchrl.trainers.trainers import OptimizationStepper
+
+from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.evaluation.world_model import evaluate_world_model
+from torchrl_logo.modules.world_model import WorldModel
+from torchrl_logo.objectives.world_model import WorldModelLoss, make_world_model_loss
+
+__all__ = ["WorldModelTrainer", "WorldModelTrainingResult"]
+
+_WARM_UP = 100
+_FINAL_SHARE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class WorldModelTrainingResult:
+    """What came of a world model's training.
+
+    Attributes:
+        metrics: the final measures on the held-out episodes, of the weights that were kept, as
+            :func:`~torchrl_logo.evaluation.evaluate_world_model` names them, and
+            ``held_out_loss``.
+        history: the measures after each evaluation, with ``"update"``.
+        best_update: number of updates after which the weights that were kept were reached.
+        updates: number of updates made.
+        stopped_early: whether patience ran out before all updates were made.
+    """
+
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+    best_update: int
+    updates: int
+    stopped_early: bool
+
+
+class WorldModelTrainer(Trainer):
+    """Trains a world model by supervised learning; a :class:`torchrl.trainers.Trainer`.
+
+    Whole episodes are held out. The model's normalisers are fitted on the other episodes; batches
+    of their transitions are drawn uniformly, on the device, from data held in memory. After every
+    ``evaluation_interval`` updates the held-out loss is computed; when it has not improved for
+    ``patience`` evaluations training stops. In the end the weights with the lowest held-out loss
+    are restored. (Per-term losses are monitored with their coefficients.)
+
+    Args:
+        world_model (WorldModel): trained in place.
+        dataset (OfflineDataset): the task's data.
+
+    Keyword Args:
+        steps (int): number of updates, at most.
+        batch_size (int): transitions an update. Defaults to ``256``.
+        seed (int): seed of the split and of the batches. The process' global generators are
+            neither read nor set. Defaults to ``0``.
+        loss (WorldModelLoss, optional): defaults to the model's own loss.
+        learning_rate (float): Adam's, after a short warm-up; decays to a hundredth along a
+            cosine. Defaults to ``2e-3``.
+        clip_norm (float): largest norm of the gradient. Defaults to ``10.0``.
+        train_fraction (float): share of the episodes to train on. Defaults to ``0.9``.
+        evaluation_interval (int): updates between evaluations. Defaults to ``250``.
+        patience (int, optional): evaluations without improvement after which training stops;
+            ``None`` never stops. Defaults to ``10``.
+        horizon (int): steps of the open loop that is measured. Defaults to ``15``.
+        logger (Logger, optional): receives ``world_model/...`` scalars after each evaluation, the
+            step being the number of transitions drawn.
+        progress_bar (bool): whether to show one. Defaults to ``True``.
+        device (torch.device, optional): where to train. Defaults to the model's device.
+        **kwargs: as :class:`torchrl.trainers.Trainer` takes them, for instance ``checkpoint``.
+
+    Raises:
+        ValueError: if the dataset belongs to another task than the model, or an argument is out
+            of range.
+        RuntimeError: from :meth:`train`, if the loss becomes infinite or NaN.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        dataset: OfflineDataset,
+        *,
+        steps: int,
+        batch_size: int = 256,
+        seed: int = 0,
+        loss: WorldModelLoss | None = None,
+        learning_rate: float = 2e-3,
+        clip_norm: float = 10.0,
+        train_fraction: float = 0.9,
+        evaluation_interval: int = 250,
+        patience: int | None = 10,
+        horizon: int = 15,
+        logger: Logger | None = None,
+        progress_bar: bool = True,
+        device: torch.device | str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        for name, value in (
+            ("steps", steps),
+            ("batch_size", batch_size),
+            ("evaluation_interval", evaluation_interval),
+            ("horizon", horizon),
+        ):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}.")
+        if patience is not None and patience < 1:
+            raise ValueError(f"patience must be at least 1 or None, found {patience}.")
+        world_model.spec.require_match(dataset.spec, "The dataset")
+        train, held_out = dataset.split(train_fraction, seed=seed)
+        device = torch.device(device or world_model.observation_mask.device)
+        world_model.to(device)
+        self.world_model = world_model
+        self.held_out = held_out
+        self.horizon = horizon
+        self.patience = patience
+        loss = (make_world_model_loss(world_model) if loss is None else loss).to(device)
+        if loss.world_model is not world_model:
+            raise ValueError("loss must train the world_model that is given.")
+        keys = [*loss.in_keys]
+        # Everything an update reads lies in memory, on the device.
+        self._train_data = train.data.select(*keys).to(device).clone()
+        self._held_out_data = held_out.data.select(*keys).to(device)
+        self._draws = _Draws(
+            len(self._train_data),
+            batch_size=batch_size,
+            updates=steps,
+            block=evaluation_interval,
+            seed=seed,
+            device=device,
+        )
+        optimizer = torch.optim.Adam(
+            [p for p in loss.parameters() if p.requires_grad],
+            lr=learning_rate,
+            fused=device.type in ("cpu", "cuda"),
+        )
+        super().__init__(
+            collector=self._draws,
+            total_frames=steps * batch_size,
+            frame_skip=1,
+            optim_steps_per_batch=evaluation_interval,
+            loss_module=loss,
+            optimizer=optimizer,
+            optimization_stepper=_ScheduledStepper(steps, clip_norm),
+            logger=logger,
+            progress_bar=progress_bar,
+            log_interval=0,
+            auto_log_optim_steps=False,
+            **kwargs,
+        )
+        # TorchRL keeps these on the class, where a later trainer would find them.
+        self.collected_frames = 0
+        self._optim_count = 0
+        self._last_log: dict[str, Any] = {}
+        self._updates_per_batch = batch_size
+        self._history: list[dict[str, float]] = []
+        self._best_loss = math.inf
+        self._best_update = 0
+        self._best_weights: dict[str, torch.Tensor] | None = None
+        self._evaluations_since_best = 0
+        self._position = 0
+        self.register_op("batch_process", self._start_block)
+        self.register_op("process_optim_batch", self._draw_batch)
+        self.register_op("post_optim_complete_log", self._log_training)
+        self.register_op("post_steps", self._evaluate)
+
+    def train(self) -> WorldModelTrainingResult:
+        """Fits the normalisers, trains, and restores the best weights.
+
+        Raises:
+            RuntimeError: if the loss becomes infinite or NaN.
+        """
+        self.world_model.fit_normalizers(self._train_data)
+        self.world_model.train()
+        try:
+            super().train()
+        finally:
+            if self._best_weights is not None:
+                self.world_model.load_state_dict(self._best_weights)
+            self.world_model.eval()
+            if self.progress_bar and hasattr(self, "_pbar"):
+                self._pbar.close()
+        metrics = evaluate_world_model(self.world_model, self.held_out, horizon=self.horizon)
+        metrics["held_out_loss"] = self._best_loss
+        if self.logger is not None:
+            for name, value in metrics.items():
+                self.logger.log_scalar(
+                    f"world_model/final/{name}", value, step=self.collected_frames
+                )
+        return WorldModelTrainingResult(
+            metrics=metrics,
+            history=self._history,
+            best_update=self._best_update,
+            updates=self._optim_count,
+            stopped_early=self._optim_count < self._draws.updates,
+        )
+
+    def _start_block(self, batch: TensorDictBase) -> TensorDictBase:
+        self._position = 0
+        # The last block may be shorter than the others.
+        self.optim_steps_per_batch = batch.numel() // self._updates_per_batch
+        return batch
+
+    def _draw_batch(self, batch: TensorDictBase) -> TensorDictBase:
+        size = self._updates_per_batch
+        rows = batch.get("row")[self._position : self._position + size]
+        self._position += size
+        return self._train_data[rows]
+
+    def _log_training(
+        self, optim_steps: int, average_losses: TensorDictBase | None
+    ) -> dict[str, Any]:
+        if average_losses is None:
+            return {}
+        return {f"world_model/train/{k}": v.item() for k, v in average_losses.items()}
+
+    @torch.no_grad()
+    def _evaluate(self) -> None:
+        self.world_model.eval()
+        losses = self._measure_held_out_loss()
+        total = sum(losses.values())
+        if not math.isfinite(total):
+            raise RuntimeError(
+                f"The held-out loss is {total} after {self._optim_count} updates: training of the "
+                f"world model has diverged (terms: {losses}). Lower learning_rate or clip_norm, "
+                "and check the data for extreme values."
+            )
+        metrics = evaluate_world_model(
+            self.world_model, self.held_out, horizon=self.horizon, windows=256
+        )
+        metrics["held_out_loss"] = total
+        self.world_model.train()
+        self._history.append({"update": float(self._optim_count), **losses, **metrics})
+        if total < self._best_loss:
+            self._best_loss, self._best_update = total, self._optim_count
+            self._best_weights = {
+                k: v.detach().clone() for k, v in self.world_model.state_dict().items()
+            }
+            self._evaluations_since_best = 0
+        else:
+            self._evaluations_since_best += 1
+        last = f"open_loop/state_error/{self.horizon}"
+        for name, value in {**losses, **metrics}.items():
+            shown = name in ("one_step/state_error", last)
+            self._log(log_pbar=shown, **{f"world_model/{name}": value})
+        if self.patience is not None and self._evaluations_since_best >= self.patience:
+            self._stop_training = True
+            self._stop_reason = f"held-out loss has not improved for {self.patience} evaluations"
+
+    def _measure_held_out_loss(self) -> dict[str, float]:
+        size, rows = 8192, len(self._held_out_data)
+        sums: dict[str, torch.Tensor] = {}
+        for block in self._held_out_data.split(size):
+            for name, value in self.loss_module(block).items():
+                sums[name] = sums.get(name, 0.0) + value * (len(block) / rows)
+        return {f"held_out/{name}": value.item() for name, value in sums.items()}
+
+
+class _ScheduledStepper(OptimizationStepper):
+    """One update: gradient, clipping, warm-up and cosine decay, without the host."""
+
+    def __init__(self, updates: int, clip_norm: float) -> None:
+        self.updates = updates
+        self.clip_norm = clip_norm
+        self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
+        self._restored: dict[str, Any] | None = None
+
+    def _get_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
+        if self._scheduler is None:
+            self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._scale)
+            if self._restored is not None:
+                self._scheduler.load_state_dict(self._restored)
+        return self._scheduler
+
+    def _scale(self, update: int) -> float:
+        decay = 0.5 * (1.0 + math.cos(math.pi * min(update / self.updates, 1.0)))
+        warm_up = min(1.0, (update + 1) / min(_WARM_UP, self.updates))
+        return warm_up * (_FINAL_SHARE + (1.0 - _FINAL_SHARE) * decay)
+
+    def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
+        """Makes one update; returns the detached losses."""
+        optimizer = trainer.optimizer
+        if optimizer is None:
+            raise RuntimeError("The world model's trainer has no optimizer.")
+        scheduler = self._get_scheduler(optimizer)
+        losses = trainer.compute_loss(sub_batch)
+        torch.stack(list(losses.values())).sum().backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheduler.step()
+        return losses.detach().set("grad_norm", norm.detach())
+
+    def state_dict(self) -> dict[str, Any]:
+        if self._scheduler is None:
+            return {}
+        # The schedule itself is a function of the class; only its position is state.
+        state = self._scheduler.state_dict()
+        return {k: state[k] for k in ("last_epoch", "_step_count", "_last_lr", "base_lrs")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._restored = dict(state_dict) or None
+        if self._restored is not None and self._scheduler is not None:
+            self._scheduler.load_state_dict(self._restored)
+
+
+class _Draws:
+    """What a trainer iterates over in place of a collector: rows to train on, block by block.
+
+    Yields a TensorDict ``[updates * batch_size]`` with ``"row"``, drawn uniformly.
+    """
+
+    init_random_frames = 0
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        batch_size: int,
+        updates: int,
+        block: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        self.rows = rows
+        self.batch_size = batch_size
+        self.updates = updates
+        self.block = block
+        self.device = device
+        self.drawn = 0
+        self._generator = torch.Generator(device=device).manual_seed(seed)
+
+    def __iter__(self) -> Iterator[TensorDict]:
+        while self.drawn < self.updates:
+            updates = min(self.block, self.updates - self.drawn)
+            self.drawn += updates
+            size = updates * self.batch_size
+            row = torch.randint(self.rows, (size,), generator=self._generator, device=self.device)
+            yield TensorDict({"row": row}, batch_size=[size], device=self.device)
+
+    def set_seed(self, seed: int, static_seed: bool = False) -> int:
+        self._generator.manual_seed(seed)
+        return seed
+
+    def shutdown(self) -> None:
+        """Holds nothing that must be released."""
+
+    def update_policy_weights_(self, *args: Any, **kwargs: Any) -> None:
+        """There is no policy."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": self.drawn, "generator": self._generator.get_state()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.drawn = int(state_dict["drawn"])
+        self._generator.set_state(state_dict["generator"])
