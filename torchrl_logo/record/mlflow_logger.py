@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -144,8 +145,13 @@ class MLflowRun(MLFlowLogger):
 
     @property
     def ui_command(self) -> str:
-        """The command that opens MLflow's pages on this run's store."""
-        return f"mlflow ui --backend-store-uri {self.tracking_uri}"
+        """The command that serves MLflow's pages on this run's store.
+
+        For a store that is a server already, its address.
+        """
+        if self.tracking_uri.startswith(("http://", "https://")):
+            return self.tracking_uri
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.tracking_uri)}"
 
     def _create_experiment(self) -> Run:
         from mlflow import MlflowClient
