@@ -1,0 +1,43 @@
+"""One update of an offline policy learner."""
+
+from __future__ import annotations
+
+import torch
+from tensordict import TensorDictBase
+from torch import nn
+from torchrl.trainers import Trainer
+from torchrl.trainers.trainers import OptimizationStepper
+
+__all__ = ["OfflineOptimizationStepper"]
+
+
+class OfflineOptimizationStepper(OptimizationStepper):
+    """Sums the losses, clips the gradient norm, and steps the trainer's one optimiser.
+
+    Differs from TorchRL's default in that the gradient norm stays on the device: an update needs
+    nothing from the host.
+
+    Args:
+        clip_norm (float): largest norm of the gradient of all parameters together.
+    """
+
+    def __init__(self, clip_norm: float) -> None:
+        if not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive, found {clip_norm}.")
+        self.clip_norm = clip_norm
+        self._parameters: list[nn.Parameter] | None = None
+
+    def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
+        """Makes one update; returns the detached losses and the norm of the gradient."""
+        optimizer = trainer.optimizer
+        if optimizer is None:
+            raise RuntimeError("OfflineOptimizationStepper needs the trainer's optimizer.")
+        if self._parameters is None:
+            self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
+        losses = trainer.compute_loss(sub_batch)
+        total = torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum()
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        return losses.detach().set("grad_norm", norm)
