@@ -30,8 +30,9 @@ class ImaginedEnv(ModelBasedEnvBase):
     better than that of the last step) or, with ``accumulate=False``, that of the step.
 
     ``reset()`` draws start states uniformly, with replacement; ``reset(tensordict)`` with an
-    observation and a state in ``tensordict`` starts from these, in any batch shape; with a
-    ``"_reset"`` mask the marked rows are drawn anew. The number of steps since the start is read
+    observation and a state in ``tensordict`` starts from these; with a ``"_reset"`` mask the
+    marked rows are drawn anew. With ``batch_size=()`` tensordicts may have any batch shape, as
+    TorchRL's planners need it; otherwise they have the environment's. The number of steps since the start is read
     from and written to ``"step"`` and truncates at ``horizon``: the environment itself holds no
     state beside its random generator.
 
@@ -47,7 +48,8 @@ class ImaginedEnv(ModelBasedEnvBase):
             and, for discrete actions, masks of one batch dimension ``[B]``.
 
     Keyword Args:
-        batch_size (int or torch.Size): number of rollouts that run at once.
+        batch_size (int or torch.Size): number of rollouts that run at once; ``()`` leaves it to
+            the tensordicts.
         horizon (int): steps after which a rollout is truncated. Defaults to ``15``, the paper's
             best.
         termination (Callable, optional): a known rule for the end of an episode, in place of the
@@ -212,7 +214,6 @@ class ImaginedEnv(ModelBasedEnvBase):
             starts = tensordict.select(*self._start_keys, strict=True)
             shape = tensordict.batch_size
         else:
-            # A planner may reset in another shape than the environment's own.
             shape = self.batch_size if tensordict is None else tensordict.batch_size
             index = torch.randint(
                 self._start_states.shape[0], shape, generator=self._generator, device=self.device

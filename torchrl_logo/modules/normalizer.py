@@ -97,6 +97,10 @@ class Normalizer(nn.Module):
         """Standardises ``x`` ``[*, size]``."""
         return (x - self.mean) * self.inverse_scale
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """:meth:`normalize`, so that the module can be a layer."""
+        return self.normalize(x)
+
     def denormalize(self, x: torch.Tensor) -> torch.Tensor:
         """Brings standardised ``x`` ``[*, size]`` back to the data's units."""
         return x * self.scale + self.mean
@@ -105,9 +109,10 @@ class Normalizer(nn.Module):
         """Clamps ``x`` ``[*, size]`` to the data's range, widened on both sides.
 
         Args:
-            x (torch.Tensor): values in the data's units; NaN stays NaN.
+            x (torch.Tensor): values in the data's units; NaN and infinities stay what they are.
             margin (float): the widening, as a share of the range.
         """
-        widening = margin * (self.high - self.low)
-        # An unfitted range is infinite: its widening is infinite too, and nothing is clamped.
-        return x.clamp(self.low - widening, self.high + widening)
+        # An unfitted range is infinite, and clamps nothing: 0 times infinity is no widening.
+        widening = (margin * (self.high - self.low)).nan_to_num(nan=0.0, posinf=float("inf"))
+        clamped = x.clamp(self.low - widening, self.high + widening)
+        return torch.where(x.isfinite(), clamped, x)

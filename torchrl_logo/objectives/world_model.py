@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
@@ -368,7 +368,7 @@ class EnsembleWorldModelLoss(JointWorldModelLoss):
         """Each term, one number a transition ``[*]``, without its coefficient."""
         # Members lie in front; every target is the same for each of them.
         members = self.world_model.members
-        expanded = {
+        expanded: dict[str, Any] = {
             name: None if value is None else value.expand(members, *value.shape)
             for name, value in targets._asdict().items()
         }
