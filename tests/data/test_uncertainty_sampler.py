@@ -205,6 +205,18 @@ def test_transitions_without_uncertainty_are_an_error():
         buffer.sample()
 
 
+def test_transitions_written_past_the_buffer_are_an_error():
+    buffer = make_buffer(10, batch_size=4)
+    buffer.extend(make_data(torch.rand(6)))
+    buffer.sample()
+    buffer.storage.set(torch.arange(6, 8), buffer.storage[:2])
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="2 of the 8 stored transitions"):
+            buffer.sample()
+    buffer.update_priority(torch.arange(6, 8), torch.zeros(2))
+    assert len(buffer.sample()) == 4
+
+
 def test_bad_arguments_are_refused():
     for kwargs in ({"C": 0.0}, {"C": -1.0}, {"C": float("inf")}, {"C": 1.0, "temperature": 0.0}):
         with pytest.raises(ValueError, match="must be positive and finite"):
