@@ -32,9 +32,9 @@ class ImaginedEnv(ModelBasedEnvBase):
     ``reset()`` draws start states uniformly, with replacement; ``reset(tensordict)`` with an
     observation and a state in ``tensordict`` starts from these; with a ``"_reset"`` mask the
     marked rows are drawn anew. With ``batch_size=()`` tensordicts may have any batch shape, as
-    TorchRL's planners need it; otherwise they have the environment's. The number of steps since the start is read
-    from and written to ``"step"`` and truncates at ``horizon``: the environment itself holds no
-    state beside its random generator.
+    TorchRL's planners need it; otherwise they have the environment's. The number of steps since
+    the start is read from and written to ``"step"`` and truncates at ``horizon``: the environment
+    itself holds no state beside its random generator.
 
     A row ends early, as *truncated*, where the model yields numbers that are not finite or leaves
     an agent without an available action: the transition is written as it is, for whoever stores
@@ -77,7 +77,9 @@ class ImaginedEnv(ModelBasedEnvBase):
         >>> model = JointWorldModel(spec, hidden_size=8)
         >>> starts = TensorDict({"agents": {"observation": torch.zeros(10, 2, 3)},
         ...                      "state": torch.zeros(10, 4)}, batch_size=[10])
-        >>> env = ImaginedEnv(model, starts, batch_size=5, horizon=3)
+        >>> def survive(transition):  # a known rule: nothing ends but by the horizon
+        ...     return torch.zeros_like(transition["next", "terminated"])
+        >>> env = ImaginedEnv(model, starts, batch_size=5, horizon=3, termination=survive)
         >>> rollout = env.rollout(10, break_when_any_done=False)
         >>> rollout["next", "truncated"][0].squeeze(-1)[:4]
         tensor([False, False,  True, False])
