@@ -209,7 +209,7 @@ def test_transitions_written_past_the_buffer_are_an_error():
     buffer = make_buffer(10, batch_size=4)
     buffer.extend(make_data(torch.rand(6)))
     buffer.sample()
-    buffer.storage.set(torch.arange(6, 8), buffer.storage[:2])
+    buffer.storage.set(torch.arange(6, 8), buffer.storage[:2].clone())
     for _ in range(2):
         with pytest.raises(RuntimeError, match="2 of the 8 stored transitions"):
             buffer.sample()
