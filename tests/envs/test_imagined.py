@@ -281,3 +281,14 @@ def test_a_step_needs_no_host_and_mixes_no_devices() -> None:
         }
         out = env._step(TensorDict(tensors, [50], device="cuda:0"))
         assert all(v.device.type == "cuda" for v in out.values(True, True))
+
+
+def test_a_step_compiles_without_breaks() -> None:
+    model = LOGOWorldModel(CONTINUOUS, hidden_size=8)
+    model.state_normalizer.fit(make_starts()["state"])
+    env = ImaginedEnv(model, make_starts(), batch_size=4, seed=0)
+    inputs = env.rand_action(env.reset())
+    eager = env._step(inputs)
+    compiled = torch.compile(env._step, fullgraph=True, backend="aot_eager")(inputs)
+    for key, value in eager.items(True, True):
+        torch.testing.assert_close(compiled[key], value)

@@ -268,7 +268,6 @@ def test_devices_are_not_mixed(model_class: type[WorldModel], spec: TaskSpec) ->
         assert mode is not None and out["next", "state"].device.type == "cuda"
 
 
-@pytest.mark.slow
 def test_forward_compiles_without_breaks() -> None:
     model = make_model(LOGOWorldModel)
     data = make_data(CONTINUOUS, 6).select(*model.in_keys)

@@ -230,7 +230,6 @@ def test_devices_are_not_mixed(model_class: type, spec: TaskSpec) -> None:
         assert all(value.device.type == "cuda" for value in losses.values())
 
 
-@pytest.mark.slow
 def test_loss_compiles_without_breaks() -> None:
     model, loss, batch = make(LOGOWorldModel)
     eager = loss(batch)

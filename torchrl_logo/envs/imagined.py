@@ -169,6 +169,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         observation[keys.uncertainty] = Unbounded((1,), device=device)
         if not len(list(observation["agents"].keys())):
             del observation["agents"]
+        self._has_agents = "agents" in observation.keys()
         self.observation_spec = observation.expand(batch)
         action = Composite(device=device)
         if keys.action[0] == "agents":
@@ -237,7 +238,7 @@ class ImaginedEnv(ModelBasedEnvBase):
     def _new_tensordict(self, shape: torch.Size) -> TensorDict:
         """An empty TensorDict, with the agents' part in the agents' batch size if there is one."""
         out = TensorDict(batch_size=shape, device=self.device)
-        if "agents" in self.observation_spec.keys():
+        if self._has_agents:
             agents = TensorDict(
                 batch_size=(*shape, self.world_model.spec.n_agents), device=self.device
             )
