@@ -88,7 +88,10 @@ def test_logo_terms() -> None:
     close(out["loss_regularizer"], ((predicted.state_delta - delta) ** 2).mean())
     true = model.deduce(state, agents, a, true_local)
     close(out["loss_state"], 0.1 * ((true.state_delta - delta) ** 2).mean())
-    reward = standardise(batch["next", "reward"], batch["next", "reward"])
+    reward, ended = batch["next", "reward"], batch["next", "terminated"]
+    # what an end adds to the reward is taken off before it is standardised
+    reward = reward - ended * (reward[ended].mean() - reward[~ended].mean())
+    reward = standardise(reward, reward)
     close(out["loss_reward"], ((predicted.reward - reward) ** 2).mean())
     p = predicted.termination_logit.sigmoid()
     d = batch["next", "terminated"]
@@ -143,7 +146,8 @@ def test_joint_terms() -> None:
     target = model.observation_delta_normalizer.normalize(change) * model.observation_mask
     expected = ((heads.observation_delta - target) ** 2).sum() / (16 * 11)
     torch.testing.assert_close(out["loss_observation"], 2 * expected)
-    reward = batch["next", "reward"]
+    reward, ended = batch["next", "reward"], batch["next", "terminated"]
+    reward = reward - ended * (reward[ended].mean() - reward[~ended].mean())
     gap = (heads.reward - standardise(reward, reward)).abs()
     huber = torch.where(gap < 1, gap**2 / 2, gap - 0.5)
     torch.testing.assert_close(out["loss_reward"], huber.mean())

@@ -137,9 +137,8 @@ def evaluate_world_model(
         next_key(keys.observation),
         world_model.observation_normalizer.inverse_scale * world_model.observation_mask,
     )
-    reward_error = _square_error(
-        imagined, truth, next_key(keys.reward), world_model.reward_normalizer.inverse_scale
-    )
+    spread = _inverse_spread(data.get(next_key(keys.reward))).to(device)
+    reward_error = _square_error(imagined, truth, next_key(keys.reward), spread)
     for k in sorted({*(k for k in _REPORTED_STEPS if k <= horizon), horizon}):
         results[f"open_loop/state_error/{k}"] = state_error[:, k - 1].mean().item()
         results[f"open_loop/observation_error/{k}"] = observation_error[:, k - 1].mean().item()
@@ -159,6 +158,7 @@ def _measure_one_step(
     keys = model.tensor_keys
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     logits = []
+    spread = _inverse_spread(data.get(next_key(keys.reward))).to(device)
     for block in data.split(_BLOCK):
         block = block.to(device)
         window = imagine_open_loop(model, block.unsqueeze(1)).squeeze(1)
@@ -167,7 +167,7 @@ def _measure_one_step(
             # An observation that is decoded from the state does not build on the last one.
             next_key(keys.observation): model.observation_normalizer.inverse_scale
             * model.observation_mask,
-            next_key(keys.reward): model.reward_normalizer.inverse_scale,
+            next_key(keys.reward): spread,
         }
         sums += torch.stack(
             [_square_error(window, block, key, scale).sum() for key, scale in scales.items()]
@@ -183,6 +183,12 @@ def _measure_one_step(
     if ends.any() and not ends.all():
         results["one_step/termination_auc"] = area_under_roc(torch.cat(logits), ends)
     return results
+
+
+def _inverse_spread(reward: torch.Tensor) -> torch.Tensor:
+    """One over the standard deviation of all rewards, ends among them: ``[1]``; 0 if constant."""
+    std = reward.std(correction=0).reshape(1)
+    return torch.where(std > 0, 1.0 / std, torch.zeros_like(std))
 
 
 def _square_error(

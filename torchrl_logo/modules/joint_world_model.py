@@ -137,7 +137,7 @@ class JointWorldModel(WorldModel):
         return Prediction(
             state=state + self.state_delta_normalizer.denormalize(heads.state_delta),
             observation=(observation + change) * self.observation_mask,
-            reward=self.reward_normalizer.denormalize(heads.reward),
+            reward=self.expect_reward(heads.reward, heads.termination_logit),
             termination_logit=heads.termination_logit,
             action_mask_logit=heads.action_mask_logit,
             uncertainty=uncertainty,

@@ -255,7 +255,7 @@ class LOGOWorldModel(WorldModel):
         return Prediction(
             state=next_state,
             observation=next_observation,
-            reward=self.reward_normalizer.denormalize(deduction.reward),
+            reward=self.expect_reward(deduction.reward, deduction.termination_logit),
             termination_logit=deduction.termination_logit,
             action_mask_logit=deduction.action_mask_logit,
             uncertainty=self.disagreement(
@@ -307,7 +307,8 @@ class LOGOWorldModel(WorldModel):
         next_state = state + self.state_delta_normalizer.denormalize(deduction.state_delta)
         terminated = deduction.termination_logit > 0
         tensordict.set(next_key(keys.state), next_state)
-        tensordict.set(next_key(keys.reward), self.reward_normalizer.denormalize(deduction.reward))
+        reward = self.expect_reward(deduction.reward, deduction.termination_logit)
+        tensordict.set(next_key(keys.reward), reward)
         tensordict.set(next_key(keys.terminated), terminated)
         tensordict.set(next_key(keys.done), terminated.clone())
         if deduction.action_mask_logit is not None:

@@ -106,6 +106,9 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
         self.observation_normalizer = Normalizer(spec.observation_size, device=device)
         self.observation_delta_normalizer = Normalizer(spec.observation_size, device=device)
         self.reward_normalizer = Normalizer(1, device=device)
+        # What an end adds to the reward. Networks predict the reward without it: one rare and
+        # large value would decide the scale of all others, and be predicted by none.
+        self.register_buffer("ending_reward", torch.zeros(1, device=device))
         sizes = torch.tensor(spec.observation_sizes, device=device).unsqueeze(-1)
         features = torch.arange(spec.observation_size, device=device)
         # 1 where an agent's observation has a feature, 0 where it is padded.
@@ -259,12 +262,34 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
             present,
             magnitude=observation.reshape(-1, observation.shape[-1]).abs().amax(0),
         )
-        self.reward_normalizer.fit(data.get(next_key(keys.reward)))
+        reward = data.get(next_key(keys.reward))
         terminated = data.get(next_key(keys.terminated))
+        self.ending_reward.zero_()
+        if terminated.any() and not terminated.all():
+            self.ending_reward.copy_(reward[terminated].mean() - reward[~terminated].mean())
+        self.reward_normalizer.fit(reward - terminated * self.ending_reward.to(reward.device))
         # Half an end is added to either side, so that data without ends has finite odds.
         ends = terminated.sum() + 0.5
         others = (~terminated).sum() + 0.5
         self.termination_bias.copy_((ends / others).log())
+
+    def normalize_reward(self, reward: torch.Tensor, terminated: torch.Tensor) -> torch.Tensor:
+        """Takes off what an end adds, and standardises: what networks predict, ``[*, 1]``.
+
+        Args:
+            reward (torch.Tensor): ``[*, 1]``.
+            terminated (torch.Tensor): whether the step ends the task, ``[*, 1]``.
+        """
+        return self.reward_normalizer.normalize(reward - terminated * self.ending_reward)
+
+    def expect_reward(self, reward: torch.Tensor, logit: torch.Tensor) -> torch.Tensor:
+        """The reward to expect, whether or not the task ends: ``[*, 1]``, in its own units.
+
+        Args:
+            reward (torch.Tensor): what a network predicts, standardised, ``[*, 1]``.
+            logit (torch.Tensor): log-odds of termination, ``[*, 1]``.
+        """
+        return self.reward_normalizer.denormalize(reward) + logit.sigmoid() * self.ending_reward
 
     @property
     def is_fitted(self) -> bool:

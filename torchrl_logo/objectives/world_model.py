@@ -179,6 +179,7 @@ class WorldModelLoss(LossModule):
         if model.spec.discrete:
             mask = tensordict.get(next_key(keys.action_mask)).to(state.dtype)
         present = model.observation_mask
+        terminated = tensordict.get(next_key(keys.terminated)).to(state.dtype)
         return _Targets(
             state=model.state_normalizer.normalize(state),
             observation=model.observation_normalizer.normalize(observation) * present,
@@ -190,8 +191,8 @@ class WorldModelLoss(LossModule):
                 next_observation - observation
             )
             * present,
-            reward=model.reward_normalizer.normalize(tensordict.get(next_key(keys.reward))),
-            terminated=tensordict.get(next_key(keys.terminated)).to(state.dtype),
+            reward=model.normalize_reward(tensordict.get(next_key(keys.reward)), terminated),
+            terminated=terminated,
             action_mask=mask,
         )
 

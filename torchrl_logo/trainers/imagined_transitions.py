@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
-from torchrl.data import TensorDictReplayBuffer
+from torchrl.data import ReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
 
@@ -22,14 +22,14 @@ class ImaginedTransitions(TrainerHookBase):
     """Appends imagined transitions, with their uncertainty, to a replay buffer.
 
     Registered at ``batch_process``, it takes the collector's batch ``[rollouts, horizon]``, moves
-    ``("next", "uncertainty")`` (of the prediction that the transition holds) to the root, scales
-    nothing, and extends the buffer with the flat transitions. A transition with a number that is
-    not finite never reaches the buffer: it is dropped and counted. The next batch of a rollout
-    that continues past such a row does not exist, since
+    ``("next", "uncertainty")`` (of the prediction that the transition holds) to the root, and
+    extends the buffer with the flat transitions. A transition with a number that is not finite
+    never reaches the buffer: it is dropped and counted. Nothing was imagined on top of it, since
     :class:`~torchrl_logo.envs.ImaginedEnv` ends the rollout there.
 
     Args:
-        buffer (TensorDictReplayBuffer): where transitions go.
+        buffer (RealAndImaginedBuffer or TensorDictReplayBuffer): where transitions go; of a mixed
+            buffer, the imagined part.
         keys (list of NestedKey): what is stored beside the uncertainty.
 
     Keyword Args:
@@ -45,7 +45,7 @@ class ImaginedTransitions(TrainerHookBase):
 
     def __init__(
         self,
-        buffer: TensorDictReplayBuffer,
+        buffer: ReplayBuffer,
         keys: list[NestedKey],
         *,
         max_nonfinite_share: float = 0.05,
@@ -100,7 +100,7 @@ class ImaginedTransitions(TrainerHookBase):
             ),
             "imagination/uncertainty": float(kept.mean()),
             "imagination/nonfinite": float(self.nonfinite),
-            "imagination/stored": float(len(self.buffer)),
+            "imagination/seen": float(self.imagined),
         }
         return batch
 

@@ -38,6 +38,8 @@ from torchrl_logo.trainers.world_model import WorldModelTrainer
 
 __all__ = ["OfflineResult", "OfflineTrainer"]
 
+_MODEL_FILE = "world_model.pt"
+
 
 @dataclasses.dataclass
 class OfflineResult:
@@ -205,21 +207,23 @@ class OfflineTrainer(Trainer):
                 networks, gamma=gamma, **{**found.loss_kwargs, **(loss_kwargs or {})}
             )
         self.policy = loss.actor_network
-        interval = min(imagine_interval, log_interval if not imagines else steps, steps)
+        self.horizon = horizon
+        self.world_model: WorldModel | None = None
+        self.uncertainty_threshold, self.temperature = uncertainty_threshold, temperature
         hooks: list[tuple[str, Any]] = []
         if imagines:
             interval = min(imagine_interval, steps)
             if world_model is None:
-                world_model = LOGOWorldModel.from_dataset(dataset).to(device)
-                WorldModelTrainer(
-                    world_model,
+                world_model = _train_world_model(
                     dataset,
                     steps=world_model_steps,
                     seed=seed,
                     logger=logger,
                     progress_bar=progress_bar,
-                ).train()
-            self.world_model: WorldModel | None = world_model
+                    device=device,
+                    path=None if checkpoint_dir is None else Path(checkpoint_dir) / _MODEL_FILE,
+                )
+            self.world_model = world_model
             world_model.requires_grad_(False).eval()
             env = ImaginedEnv(
                 world_model,
@@ -257,22 +261,40 @@ class OfflineTrainer(Trainer):
                 real, imagined, batch_size=batch_size, real_fraction=real_fraction
             )
             keys: list[NestedKey] = [k for k in stored if k not in ("episode", "step")]
-            hooks.append(
-                (
-                    "imagined_transitions",
-                    ImaginedTransitions(
-                        imagined, keys, max_nonfinite_share=max_nonfinite_share
-                    ),
-                )
-            )
+            storing = ImaginedTransitions(buffer, keys, max_nonfinite_share=max_nonfinite_share)
+            hooks.append(("imagined_transitions", storing))
             frames_per_batch = imagined_envs * horizon
         else:
-            self.world_model = None
+            interval = min(log_interval, steps)
             collector = NoCollection(interval)
             buffer = real
             frames_per_batch = interval
-        self._frames_per_batch = frames_per_batch
         self._updates_per_batch = interval
+        self.hyperparameters = {
+            "batch_size": batch_size,
+            "lr": lr,
+            "gamma": gamma,
+            "tau": tau,
+            "clip_norm": clip_norm,
+            "hidden_sizes": list(hidden_sizes),
+            "reward_scale": reward_scale,
+            "loss": {
+                **(find_method(method).loss_kwargs if isinstance(method, str) else {}),
+                **(loss_kwargs or {}),
+            },
+        }
+        if imagines:
+            self.hyperparameters |= {
+                "world_model": type(self.world_model).__name__,
+                "world_model_steps": world_model_steps,
+                "horizon": horizon,
+                "imagined_envs": imagined_envs,
+                "imagine_interval": imagine_interval,
+                "imagined_capacity": imagined_capacity,
+                "real_fraction": real_fraction,
+                "uncertainty_threshold": self.uncertainty_threshold,
+                "temperature": self.temperature,
+            }
         iterations = math.ceil(steps / interval)
         optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
         rotation = None
@@ -366,3 +388,28 @@ class OfflineTrainer(Trainer):
         if self.progress_bar and hasattr(self, "_pbar"):
             self._pbar.close()
         return OfflineResult(self.policy, dict(self.history), self._optim_count)
+
+
+def _train_world_model(
+    dataset: OfflineDataset,
+    *,
+    steps: int,
+    seed: int,
+    logger: Logger | None,
+    progress_bar: bool,
+    device: torch.device,
+    path: Path | None,
+) -> WorldModel:
+    """Trains LOGO's model, or takes the one that an earlier part of the same run left."""
+    if path is not None and path.exists():
+        return LOGOWorldModel.load(path).to(device)
+    model = LOGOWorldModel.from_dataset(dataset).to(device)
+    WorldModelTrainer(
+        model, dataset, steps=steps, seed=seed, logger=logger, progress_bar=progress_bar
+    ).train()
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".part")
+        model.save(unfinished)
+        unfinished.replace(path)
+    return model

@@ -1,0 +1,180 @@
+"""One training from dataset to final evaluation, followed in MLflow."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchrl.envs import EnvBase
+
+from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.envs import make_env
+from torchrl_logo.evaluation import Evaluation, evaluate
+from torchrl_logo.evaluation.world_model import imagine_open_loop
+from torchrl_logo.record import (
+    MLflowRun,
+    plot_learning_curves,
+    plot_open_loop,
+    plot_uncertainty_against_error,
+    render_episode,
+)
+from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
+
+__all__ = ["TrackedResult", "train_tracked"]
+
+_RUN_FILE = "mlflow_run.json"
+
+
+@dataclasses.dataclass
+class TrackedResult:
+    """What a tracked training leaves.
+
+    Attributes:
+        result: the trainer's result: policy, logged figures.
+        evaluation: returns of the final policy.
+        run_id: id of the MLflow run.
+        ui_command: shell command that opens the store in MLflow's user interface.
+    """
+
+    result: OfflineResult
+    evaluation: Evaluation
+    run_id: str
+    ui_command: str
+
+
+def train_tracked(
+    method: str,
+    dataset: OfflineDataset,
+    *,
+    steps: int,
+    seed: int = 0,
+    eval_env: str | EnvBase | None = None,
+    eval_episodes: int = 64,
+    experiment: str | None = None,
+    runs_dir: str | Path = "runs",
+    checkpoint_dir: str | Path | None = None,
+    video: bool = True,
+    tags: dict[str, str] | None = None,
+    **trainer_kwargs: Any,
+) -> TrackedResult:
+    """Trains one method, evaluates its final policy, and records all of it as one MLflow run.
+
+    The run holds the parameters, the dataset's name and hash, versions, metrics by update, the
+    final returns (``final/return``, ``final/normalized``), learning curves, for model-based
+    methods the model's open-loop trajectories and its uncertainty against its error, a video of
+    the team (VMAS), and the policy's weights. It ends as ``FINISHED``, or as ``FAILED`` with the
+    error if the training raises. With ``checkpoint_dir``, a training that was cut off goes on
+    from its last checkpoint *and in the same run*.
+
+    Args:
+        method (str): as :class:`~torchrl_logo.trainers.OfflineTrainer` takes it.
+        dataset (OfflineDataset): the transitions to learn from.
+
+    Keyword Args:
+        steps (int): number of policy updates.
+        seed (int): seed of the training.
+        eval_env (str or EnvBase, optional): where the final policy is evaluated. Defaults to the
+            dataset's task.
+        eval_episodes (int): episodes of the final evaluation. Defaults to ``64``.
+        experiment (str, optional): name of the MLflow experiment. Defaults to the task's name.
+        runs_dir (str or Path): folder of the default local store.
+        checkpoint_dir (str or Path, optional): where checkpoints are kept and looked for.
+        video (bool): whether a video is recorded. Defaults to ``True``.
+        tags (dict, optional): tags of the run.
+        **trainer_kwargs: passed on to :class:`~torchrl_logo.trainers.OfflineTrainer`.
+
+    Raises:
+        ValueError: if the dataset has no task name and there is no ``eval_env``.
+    """
+    task = dataset.spec.task
+    where = task if eval_env is None else eval_env
+    if where is None:
+        raise ValueError("The dataset names no task: pass eval_env, an environment or a name.")
+    name = f"{task}-{dataset.metadata.quality}"
+    run_file = None if checkpoint_dir is None else Path(checkpoint_dir) / _RUN_FILE
+    run_id = json.loads(run_file.read_text())["run_id"] if run_file and run_file.exists() else None
+    with MLflowRun(
+        experiment or str(task),
+        run_name=f"{method}-{dataset.metadata.quality}-seed{seed}",
+        run_id=run_id,
+        runs_dir=runs_dir,
+        tags={"method": method, **(tags or {})},
+    ) as run:
+        if run_file is not None and run_id is None:
+            run_file.parent.mkdir(parents=True, exist_ok=True)
+            run_file.write_text(json.dumps({"run_id": run.run_id}))
+        run.log_dataset(name, dataset.metadata.hash, source=str(dataset.metadata.task))
+        trainer = OfflineTrainer(
+            method,
+            dataset,
+            steps=steps,
+            seed=seed,
+            logger=run,
+            eval_env=where,
+            checkpoint_dir=checkpoint_dir,
+            **trainer_kwargs,
+        )
+        run.log_hparams(
+            {"method": method, "steps": steps, "seed": seed, **trainer.hyperparameters}
+        )
+        result = trainer.train()
+        evaluation = evaluate(result.policy, where, episodes=eval_episodes, seed=seed + 1)
+        _log_final(run, trainer, result, evaluation)
+        if video and isinstance(where, str) and where.startswith("vmas/"):
+            frames = render_episode(make_env(where, seed=seed), result.policy)
+            run.log_video("final_policy", frames)
+        return TrackedResult(result, evaluation, run.run_id, run.ui_command)
+
+
+def _log_final(
+    run: MLflowRun, trainer: OfflineTrainer, result: OfflineResult, evaluation: Evaluation
+) -> None:
+    final = {"final/return": evaluation.mean}
+    if evaluation.normalized is not None:
+        final["final/normalized"] = evaluation.normalized
+    run.log_metrics(final, step=result.updates)
+    low, high = evaluation.interval
+    run.log_dict(
+        "final.json",
+        {
+            **final,
+            "interval": [low, high],
+            "returns": evaluation.returns.tolist(),
+            "dataset_hash": trainer.dataset.metadata.hash,
+        },
+    )
+    curves = {
+        key: points
+        for key, points in result.history.items()
+        if key.startswith(("loss_", "eval/", "imagination/")) and len(points) > 1
+    }
+    if curves:
+        run.log_figure("learning_curves", plot_learning_curves(curves, step_name="update"))
+    if trainer.world_model is not None:
+        _log_world_model(run, trainer)
+    folder = Path(run.log_dir) / "policies" / run.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(result.policy.state_dict(), folder / "policy.pt")
+    run.log_artifact(folder / "policy.pt", "policy")
+
+
+def _log_world_model(run: MLflowRun, trainer: OfflineTrainer) -> None:
+    """Draws what the model predicts over 15 steps beside what happened."""
+    model = trainer.world_model
+    assert model is not None
+    horizon = min(trainer.horizon, int(trainer.dataset.episode_lengths.max()))
+    device = model.observation_mask.device
+    windows = trainer.dataset.sample_sequences(256, horizon).to(device)
+    imagined = imagine_open_loop(model, windows)
+    true, predicted = windows.get(("next", "state")), imagined.get(("next", "state"))
+    run.log_figure("open_loop_state", plot_open_loop(true.cpu(), predicted.cpu()))
+    scale = model.state_normalizer.inverse_scale
+    error = ((predicted - true) * scale).square().mean(-1).sqrt()  # [W, L]
+    uncertainty = imagined.get("uncertainty").squeeze(-1).cumsum(1)
+    run.log_figure(
+        "uncertainty_against_error",
+        plot_uncertainty_against_error(uncertainty.cpu(), error.cpu()),
+    )
