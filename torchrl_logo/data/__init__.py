@@ -5,7 +5,10 @@ from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.embedded import available_datasets, load_dataset
 from torchrl_logo.data.formats import from_arrays
 from torchrl_logo.data.metadata import DatasetMetadata
-from torchrl_logo.data.real_and_imagined_buffer import real_and_imagined_buffer
+from torchrl_logo.data.real_and_imagined_buffer import (
+    RealAndImaginedBuffer,
+    real_and_imagined_buffer,
+)
 from torchrl_logo.data.reference_returns import ReferenceReturns, reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
@@ -15,6 +18,7 @@ __all__ = [
     "DatasetError",
     "DatasetMetadata",
     "OfflineDataset",
+    "RealAndImaginedBuffer",
     "ReferenceReturns",
     "TaskSpec",
     "UncertaintySampler",

@@ -80,23 +80,36 @@ class TaskSpec:
 
         Raises:
             KeyError: if one of these keys is missing from the environment's specs.
+            ValueError: if actions are neither continuous nor categorical, or agents' bounds
+                differ.
         """
         batch = len(env.batch_size)
         observations = env.full_observation_spec
         found = {str(k) for k in observations.keys(True, True)}
-        for key in (("agents", "observation"), "state"):
-            if observations.get(key, None) is None:
+        found |= {str(k) for k in env.full_action_spec.keys(True, True)}
+        action = env.full_action_spec.get(("agents", "action"), None)
+        required = {
+            ("agents", "observation"): observations.get(("agents", "observation"), None),
+            "state": observations.get("state", None),
+            ("agents", "action"): action,
+        }
+        for key, value in required.items():
+            if value is None:
                 raise KeyError(
-                    f"The environment has no observation {key!r}; found {sorted(found)}. "
+                    f"The environment has no entry {key!r}; found {sorted(found)}. "
                     "Environments must follow the package's layout (see make_env)."
                 )
         n_agents, observation_size = observations["agents", "observation"].shape[batch:]
-        action = env.full_action_spec["agents", "action"]
         discrete = isinstance(action, Categorical)
         low: tuple[float, ...] = ()
         high: tuple[float, ...] = ()
         if discrete:
             action_size = int(action.space.n)
+        elif not action.dtype.is_floating_point:
+            raise ValueError(
+                "('agents', 'action'): expected floats, or integers of a Categorical spec, found "
+                f"{type(action).__name__} of {action.dtype}."
+            )
         else:
             action_size = action.shape[-1]
             if isinstance(action, Bounded):
@@ -161,10 +174,10 @@ class TaskSpec:
         Raises:
             ValueError: names each field that differs, with the expected and the found value.
         """
-        names = ("n_agents", "observation_size", "state_size", "action_size", "discrete")
-        names += ("action_low", "action_high")
+        names = ["n_agents", "observation_size", "state_size", "action_size", "discrete"]
+        names += ["action_low", "action_high"]
         if self.task and other.task:
-            names += ("task",)
+            names.append("task")
         wrong = [n for n in names if getattr(self, n) != getattr(other, n)]
         if wrong:
             listed = "; ".join(
@@ -180,9 +193,12 @@ class TaskSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskSpec:
-        """Inverse of :meth:`to_dict`; unknown or missing fields raise."""
+        """Inverse of :meth:`to_dict`; unknown fields, and missing ones without default, raise."""
         fields = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(data) - fields)
         if unknown:
             raise ValueError(f"Unknown TaskSpec fields {unknown}; expected {sorted(fields)}.")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in data.items()})
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
+        return cls(**values)

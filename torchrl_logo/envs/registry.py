@@ -16,7 +16,7 @@ __all__ = ["available_tasks", "make_env"]
 def _simulators() -> dict[str, ModuleType]:
     """The modules of this folder that build environments, by the prefix of their tasks.
 
-    A simulator is one file with ``TASK_PREFIX``, ``available_tasks()`` and
+    A simulator is one file of this folder with ``TASK_PREFIX``, ``available_tasks()`` and
     ``build_env(name, *, num_envs, device, seed)``; nothing else has to be told of it.
     """
     package = importlib.import_module("torchrl_logo.envs")
@@ -61,15 +61,19 @@ def make_env(
         seed (int, optional): environments with the same seed yield the same episodes.
 
     Raises:
-        ValueError: if there is no such task; names the nearest ones.
+        ValueError: if there is no such task, naming the nearest ones, or ``num_envs`` is not
+            positive.
+        TypeError: if ``task`` is not a string.
 
     Examples:
         >>> env = make_env("vmas/balance", num_envs=4, seed=0)
         >>> env.reset()["state"].shape
         torch.Size([4, 42])
     """
-    if not isinstance(num_envs, int) or num_envs < 1:
+    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
         raise ValueError(f"num_envs must be a positive integer, found {num_envs!r}.")
+    if not isinstance(task, str):
+        raise TypeError(f"task must be a name, '<simulator>/<scenario>', found {task!r}.")
     prefix, _, name = task.partition("/")
     module = _simulators().get(prefix)
     if module is None or not name:

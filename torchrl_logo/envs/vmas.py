@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Categorical, Composite, Unbounded
@@ -21,9 +24,24 @@ _SCENARIO_KWARGS: dict[str, dict[str, Any]] = {
     "discovery": {"shared_reward": True},
 }
 
+# Scenarios that are no team task in the package's layout, and why.
+_COMPETITIVE = "its agents compete, so there is no one team reward"
+_SPOKEN = "what its agents say to each other is no part of the entities' state"
+_UNSUPPORTED = {
+    "simple_adversary": _COMPETITIVE,
+    "simple_crypto": _COMPETITIVE,
+    "simple_push": _COMPETITIVE,
+    "simple_reference": _SPOKEN,
+    "simple_speaker_listener": _SPOKEN,
+    "simple_tag": _COMPETITIVE,
+    "simple_world_comm": _COMPETITIVE,
+}
+
 # The length at which an episode is truncated, in simulator steps. The package of transport is
 # heavy: within 100 steps not even good teams bring it to the goal.
 _MAX_STEPS = {"default": 100, "transport": 200}
+
+_unseeded = itertools.count()  # environments of this process that were made without a seed
 
 
 class VmasTeamEnv(VmasEnv):
@@ -33,14 +51,17 @@ class VmasTeamEnv(VmasEnv):
     multi-agent dataset needs:
 
     - ``"state"`` is the simulator's global state: position, velocity, rotation and angular
-      velocity of every entity (agents, then landmarks, goals among them), and never the
-      concatenation of the observations;
+      velocity of every entity (landmarks, goals and packages among them, then agents), and
+      never the concatenation of the observations. What a scenario keeps elsewhere is not in it:
+      the food that was eaten in ``dispersion`` and ``dropout``, the cells that were visited in
+      ``sampling``;
     - ``"reward"`` is one team reward at the root, the mean of the agents' rewards, which for
       scenarios with a shared reward is that reward;
     - ``"terminated"`` is the scenario's own end, ``"truncated"`` the time limit;
     - ``"step"`` counts the steps of the current episode;
     - the random state belongs to the instance: two environments with the same seed yield the
-      same episodes, whatever runs between. (VMAS keeps a single one for the whole process.)
+      same episodes, whatever runs between, and seeding leaves the process' random state alone.
+      (VMAS keeps a single one for all environments of the process.)
 
     Observations of agents that see fewer features than others are padded with zeros at the end;
     ``observation_sizes`` holds the true sizes.
@@ -51,9 +72,15 @@ class VmasTeamEnv(VmasEnv):
     Keyword Args:
         num_envs (int): number of simulations that run as one batch.
         max_steps (int): episodes are truncated after this many steps. Defaults to ``100``.
-        seed (int, optional): seed of the environment's own random state.
+        seed (int, optional): seed of the environment's own random state. Defaults to another one
+            for each environment, made from :func:`torch.initial_seed`.
         device (torch.device, optional): where the simulation runs. Defaults to ``"cpu"``.
         **kwargs: passed on to the scenario.
+
+    Raises:
+        ValueError: if ``num_envs`` or ``max_steps`` is not positive, or if the scenario does not
+            fit the layout: agents whose actions differ in size, that speak, or whose
+            observations are not vectors.
 
     Examples:
         >>> env = VmasTeamEnv("balance", num_envs=2, seed=0)
@@ -74,17 +101,20 @@ class VmasTeamEnv(VmasEnv):
         device: torch.device | str | None = "cpu",
         **kwargs: Any,
     ) -> None:
-        if max_steps < 1:
-            raise ValueError(f"max_steps must be at least 1, found {max_steps}.")
+        for name, value in (("num_envs", num_envs), ("max_steps", max_steps)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, found {value}.")
         # VMAS reads its limit as a termination: it is kept from it and handled here.
         super().__init__(
             scenario, num_envs=num_envs, max_steps=None, seed=None, device=device, **kwargs
         )
         self.episode_length = int(max_steps)
         self.task = f"{TASK_PREFIX}/{scenario}"
-        self._random_state: list[Any] = list(type(self._env).vmas_random_state)
-        if seed is not None:
-            self.set_seed(seed)
+        if seed is None:
+            # Not VMAS' shared state, of which environments would take overlapping parts, and no
+            # draw from the process' random state, which an environment should not disturb.
+            seed = (torch.initial_seed() + 1_000_003 * next(_unseeded)) % 2**31
+        self._set_seed(seed)
 
     @property
     def max_steps(self) -> int:
@@ -96,6 +126,7 @@ class VmasTeamEnv(VmasEnv):
         return {"agents": agent_names}
 
     def _make_specs(self, env: Any) -> None:
+        _require_layout(env)
         super()._make_specs(env)
         agents = self.agents
         sizes = [self.observation_space[i].shape[-1] for i in range(len(agents))]
@@ -121,21 +152,40 @@ class VmasTeamEnv(VmasEnv):
             device=self.device,
         )
 
+    def _set_seed(self, seed: int | None) -> None:
+        # As VMAS does it (None is 0), but without a detour over the process' random state.
+        seed = 0 if seed is None else seed
+        self._random_state: list[Any] = [
+            torch.Generator().manual_seed(seed).get_state(),
+            np.random.RandomState(seed).get_state(),
+            random.Random(seed).getstate(),
+        ]
+        self._cuda_random_state: torch.Tensor | None = None
+        self._last_seed = seed
+
     @contextlib.contextmanager
     def _own_random_state(self) -> Iterator[None]:
         """Lends VMAS this instance's random state for the length of a call."""
         shared = type(self._env).vmas_random_state
         others = list(shared)
         shared[:] = self._random_state
+        device = self._env.device
+        # VMAS looks after the CPU's generators only; on a GPU scenarios draw from the device's.
+        on_cuda = device.type == "cuda"
+        if on_cuda:
+            others_cuda = torch.cuda.get_rng_state(device)
+            own = self._cuda_random_state
+            if own is None:
+                own = torch.Generator(device).manual_seed(self._last_seed).get_state()
+            torch.cuda.set_rng_state(own, device)
         try:
             yield
         finally:
             self._random_state = list(shared)
             shared[:] = others
-
-    def _set_seed(self, seed: int | None) -> None:
-        with self._own_random_state():
-            self._env.seed(seed)
+            if on_cuda:
+                self._cuda_random_state = torch.cuda.get_rng_state(device)
+                torch.cuda.set_rng_state(others_cuda, device)
 
     def _read_state(self) -> torch.Tensor:
         """Reads the simulator's state of all entities: ``[num_envs, 6 * entities]``."""
@@ -189,13 +239,35 @@ class VmasTeamEnv(VmasEnv):
         with self._own_random_state():
             observations, rewards, terminated, _ = self._env.step(actions)
         out = self._read(observations, terminated)
-        out.set("reward", torch.stack(rewards, dim=-1).mean(-1, keepdim=True))  # [E, 1]
+        # Some scenarios return [E, 1] in place of [E].
+        reward = torch.stack([r.reshape(self.batch_size) for r in rewards], dim=-1)  # [E, N]
+        out.set("reward", reward.mean(-1, keepdim=True))  # [E, 1]
         return out
 
 
+def _require_layout(env: Any) -> None:
+    """Raises if a VMAS environment's agents do not fit the package's layout."""
+    sizes = {agent.name: env.get_agent_action_size(agent) for agent in env.agents}
+    if len(set(sizes.values())) > 1:
+        raise ValueError(f"All agents' actions must have one size, found {sizes}.")
+    speakers = [agent.name for agent in env.agents if env.world.dim_c and not agent.silent]
+    if speakers:
+        raise ValueError(f"Agents that speak are not supported, found {speakers}: {_SPOKEN}.")
+    for agent, space in zip(env.agents, env.observation_space, strict=True):
+        if space.shape is None or len(space.shape) != 1:
+            raise ValueError(f"Agent {agent.name!r} must observe a vector, found {space}.")
+
+
+def _supported() -> list[str]:
+    """The scenarios that are team tasks; VMAS' own debugging scenarios are not."""
+    import vmas
+
+    return sorted({*vmas.scenarios, *vmas.mpe_scenarios} - set(_UNSUPPORTED))
+
+
 def available_tasks() -> list[str]:
-    """Names of all VMAS tasks, as :func:`torchrl_logo.envs.make_env` takes them."""
-    return [f"{TASK_PREFIX}/{name}" for name in sorted(VmasEnv.available_envs)]
+    """Names of all VMAS team tasks, as :func:`torchrl_logo.envs.make_env` takes them."""
+    return [f"{TASK_PREFIX}/{name}" for name in _supported()]
 
 
 def build_env(
@@ -216,17 +288,20 @@ def build_env(
         seed (int, optional): seed of the environment's own random state.
 
     Raises:
-        ValueError: if VMAS has no such scenario; names the nearest ones.
+        ValueError: if VMAS has no such scenario, and then names the nearest ones; or if it is no
+            team task, and then says why.
 
     Examples:
         >>> build_env("transport", num_envs=4, seed=1).batch_size
         torch.Size([4])
     """
-    known = list(VmasEnv.available_envs)
+    if name in _UNSUPPORTED:
+        raise ValueError(f"{TASK_PREFIX}/{name} is no team task: {_UNSUPPORTED[name]}.")
+    known = _supported()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.3)
         hint = ", ".join(f"{TASK_PREFIX}/{n}" for n in near) or ", ".join(available_tasks())
-        raise ValueError(f"VMAS has no scenario {name!r}. Nearest: {hint}.")
+        raise ValueError(f"VMAS has no team scenario {name!r}. Nearest: {hint}.")
     return VmasTeamEnv(
         name,
         num_envs=num_envs,

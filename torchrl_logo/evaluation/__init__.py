@@ -1,4 +1,4 @@
-"""Returns of final policies, and the statistics to compare methods by."""
+"""Returns of final policies, statistics to compare methods by, and errors of world models."""
 
 from torchrl_logo.evaluation.rollout import Evaluation, evaluate
 from torchrl_logo.evaluation.statistics import (
@@ -9,12 +9,15 @@ from torchrl_logo.evaluation.statistics import (
     probability_of_improvement,
     summarize,
 )
+from torchrl_logo.evaluation.world_model import evaluate_world_model, imagine_open_loop
 
 __all__ = [
     "Estimate",
     "Evaluation",
     "Summary",
     "evaluate",
+    "evaluate_world_model",
+    "imagine_open_loop",
     "interquartile_mean",
     "performance_profile",
     "probability_of_improvement",

@@ -57,9 +57,7 @@ class EvaluationHook(TrainerHookBase):
         if updates < self._next:
             return None
         self._next = updates + self.interval
-        result = evaluate(
-            self.policy, self.task_or_env, episodes=self.episodes, seed=self.seed
-        )
+        result = evaluate(self.policy, self.task_or_env, episodes=self.episodes, seed=self.seed)
         figures = {"eval/return": result.mean, "log_pbar": True}
         if result.normalized is not None:
             figures["eval/normalized"] = result.normalized
