@@ -152,9 +152,7 @@ def main() -> None:
             gae(data)
             advantage = data["advantage"]
             advantage = (advantage - advantage.mean()) / advantage.std().clamp_min(1e-6)
-        data["agents", "advantage"] = advantage.unsqueeze(-2).expand(
-            *data.shape, spec.n_agents, 1
-        )
+        data["agents", "advantage"] = advantage.unsqueeze(-2).expand(*data.shape, spec.n_agents, 1)
         ends = data["next", "done"].sum().clamp_min(1)
         mean_return = float(data["next", "reward"].sum() / args.reward_scale / ends)
         history.append(
@@ -194,9 +192,7 @@ def main() -> None:
         if elapsed > args.minutes * 60:
             break
     collector.shutdown()
-    history.append(
-        {"frames": history[-1]["frames"], "actor": copy.deepcopy(actor.state_dict())}
-    )
+    history.append({"frames": history[-1]["frames"], "actor": copy.deepcopy(actor.state_dict())})
     write_behaviour_file(args, spec, history)
 
 

@@ -88,8 +88,15 @@ def make_mix(**kwargs):
 
 @pytest.mark.parametrize(
     ("batch_size", "fraction", "real_rows"),
-    [(32, 0.5, 16), (33, 0.5, 16), (35, 0.5, 18), (256, 0.05, 13), (7, 0.9, 6), (8, 1.0, 8),
-     (8, 0.0, 0)],
+    [
+        (32, 0.5, 16),
+        (33, 0.5, 16),
+        (35, 0.5, 18),
+        (256, 0.05, 13),
+        (7, 0.9, 6),
+        (8, 1.0, 8),
+        (8, 0.0, 0),
+    ],
 )
 def test_mix_is_exact_in_each_batch(batch_size, fraction, real_rows):
     buffer = make_mix(batch_size=batch_size, real_fraction=fraction)

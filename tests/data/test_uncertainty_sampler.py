@@ -128,9 +128,10 @@ def test_small_weights_are_not_lost_among_ten_million():
     index = sampler.sample(storage, draws)[0].numpy()
     small = index[index % 100_000 != 0]
     share = n * (1 - 1e-5) / (n * (1 - 1e-5) + 100 * 1e6)
-    assert chisquare(
-        [len(small), draws - len(small)], [share * draws, (1 - share) * draws]
-    ).pvalue > 1e-3
+    assert (
+        chisquare([len(small), draws - len(small)], [share * draws, (1 - share) * draws]).pvalue
+        > 1e-3
+    )
     # And the small ones are uniform from the first to the last.
     assert chisquare(np.histogram(small, bins=50, range=(0, n))[0]).pvalue > 1e-3
 

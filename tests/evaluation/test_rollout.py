@@ -43,8 +43,12 @@ class CountingEnv(EnvBase):
 
     def _observe(self, done):
         return TensorDict(
-            {"state": self.start.unsqueeze(-1), "step": self.step_count.clone(),
-             "done": done, "terminated": done.clone()},
+            {
+                "state": self.start.unsqueeze(-1),
+                "step": self.step_count.clone(),
+                "done": done,
+                "terminated": done.clone(),
+            },
             self.batch_size,
         )
 
@@ -114,9 +118,7 @@ def test_rounds_make_up_the_number_of_episodes(episodes, lengths):
 
 def test_scores_by_the_reference():
     reference = ReferenceReturns(random=-1.0, expert=9.0)
-    evaluation = evaluate(
-        make_policy(), CountingEnv([3, 7, 1, 5]), episodes=4, reference=reference
-    )
+    evaluation = evaluate(make_policy(), CountingEnv([3, 7, 1, 5]), episodes=4, reference=reference)
     assert evaluation.normalized == pytest.approx(50.0)
     torch.testing.assert_close(evaluation.normalized_returns, torch.tensor([40.0, 80, 20, 60]))
     low, high = evaluation.interval

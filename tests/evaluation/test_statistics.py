@@ -26,9 +26,7 @@ def make_scores(seeds=10, datasets=6, shift=0.0, seed=0):
 def test_interquartile_mean_is_the_trimmed_mean(shape):
     scores = make_scores(*shape)
     assert interquartile_mean(scores) == pytest.approx(trim_mean(scores, 0.25, axis=None))
-    np.testing.assert_allclose(
-        interquartile_mean(scores, axis=0), trim_mean(scores, 0.25, axis=0)
-    )
+    np.testing.assert_allclose(interquartile_mean(scores, axis=0), trim_mean(scores, 0.25, axis=0))
 
 
 def test_interquartile_mean_by_hand():
@@ -114,7 +112,10 @@ def test_performance_profile_by_hand():
     profile = performance_profile([[1.0, 5.0], [2.0, 5.0]], [0.0, 1.0, 1.5, 5.0])
     # At 1.5: none, one or two of the first dataset's two runs, in 1, 2 and 1 of 4 resamples.
     assert [(e.low, e.value, e.high) for e in profile] == [
-        (1.0, 1.0, 1.0), (0.5, 0.75, 1.0), (0.5, 0.75, 1.0), (0.0, 0.0, 0.0)
+        (1.0, 1.0, 1.0),
+        (0.5, 0.75, 1.0),
+        (0.5, 0.75, 1.0),
+        (0.0, 0.0, 0.0),
     ]
 
 

@@ -144,9 +144,7 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
             self.real.set_rng(generator)
             self.imagined.set_rng(generator)
 
-    def extend(
-        self, data: TensorDictBase, *, update_priority: bool | None = None
-    ) -> torch.Tensor:
+    def extend(self, data: TensorDictBase, *, update_priority: bool | None = None) -> torch.Tensor:
         """Adds imagined transitions. Waits for the device, to check their uncertainties.
 
         Args:

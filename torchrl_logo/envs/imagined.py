@@ -222,7 +222,6 @@ class ImaginedEnv(ModelBasedEnvBase):
                 self._start_states.shape[0], shape, generator=self._generator, device=self.device
             )
             starts = self._start_states[index]
-        # The copy keeps the caller's, or the dataset's, tensors from being written to.
         # The copies keep the caller's, or the dataset's, tensors from being written to.
         out = self._new_tensordict(shape)
         for key in self._start_keys:

@@ -4,6 +4,7 @@ from torchrl_logo.evaluation.rollout import Evaluation, evaluate
 from torchrl_logo.evaluation.statistics import (
     Estimate,
     Summary,
+    bootstrap_interval,
     interquartile_mean,
     performance_profile,
     probability_of_improvement,
@@ -15,6 +16,7 @@ __all__ = [
     "Estimate",
     "Evaluation",
     "Summary",
+    "bootstrap_interval",
     "evaluate",
     "evaluate_world_model",
     "imagine_open_loop",

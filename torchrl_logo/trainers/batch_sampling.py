@@ -51,6 +51,8 @@ class BatchSampling(TrainerHookBase):
         sample = self.buffer.sample(self.batch_size)
         if self.device is not None:
             sample = sample.to(self.device)
+        # a copy of the structure, not of the tensors: a buffer may hand out its own TensorDict
+        sample = sample.copy()
         reward = sample.get(("next", "reward"))
         return sample.set(("next", "reward"), reward * self.reward_scale)
 

@@ -89,15 +89,15 @@ class ImaginedTransitions(TrainerHookBase):
                 f"share {self.max_nonfinite_share:.1%}), in {', '.join(bad)}. The world model has "
                 "diverged: train it longer, shorten the horizon, or lower its learning rate."
             )
+        if not n_finite:
+            return batch
         if dropped:
             transitions = transitions[finite]
         self.buffer.extend(transitions)
         kept = transitions.get(self.uncertainty_key)
         self._last = {
             "imagination/reward": float(transitions.get(("next", "reward")).mean()),
-            "imagination/terminated": float(
-                transitions.get(("next", "terminated")).float().mean()
-            ),
+            "imagination/terminated": float(transitions.get(("next", "terminated")).float().mean()),
             "imagination/uncertainty": float(kept.mean()),
             "imagination/nonfinite": float(self.nonfinite),
             "imagination/seen": float(self.imagined),

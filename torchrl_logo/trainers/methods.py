@@ -108,9 +108,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "bc": Method(_make_bc),
     "macql": Method(_make_macql, loss_kwargs={"min_q_weight": 1.0, "bc_coeff": 0.5}),
-    "logo": Method(
-        _make_macql, imagines=True, loss_kwargs={"min_q_weight": 1.0, "bc_coeff": 0.5}
-    ),
+    "logo": Method(_make_macql, imagines=True, loss_kwargs={"min_q_weight": 1.0, "bc_coeff": 0.5}),
 }
 
 

@@ -77,7 +77,9 @@ class OfflineTrainer(Trainer):
         logger (Logger, optional): a TorchRL logger, for instance
             :class:`~torchrl_logo.record.MLflowRun`. Its steps are policy updates.
         batch_size (int): transitions of an update. Defaults to ``256``.
-        lr (float): learning rate of Adam. Defaults to ``5e-4``.
+        lr (float): learning rate of Adam, at the start. Defaults to ``5e-4``.
+        lr_decay (bool): whether the learning rate falls to zero along a cosine, which takes much
+            of the noise out of the *final* policy. Defaults to ``True``.
         gamma (float): discount. Defaults to ``0.95``: with dense rewards over 100 steps it
             converges several times faster than 0.99 (measured on VMAS).
         tau (float): share by which targets move at each update. Defaults to ``0.005``.
@@ -141,6 +143,7 @@ class OfflineTrainer(Trainer):
         logger: Logger | None = None,
         batch_size: int = 256,
         lr: float = 5e-4,
+        lr_decay: bool = True,
         gamma: float = 0.95,
         tau: float = 0.005,
         clip_norm: float = 10.0,
@@ -200,9 +203,7 @@ class OfflineTrainer(Trainer):
         else:
             found = find_method(method)
             imagines = imagines or found.imagines
-            networks = Networks.from_data(
-                spec, real[:], hidden_sizes=hidden_sizes, device=device
-            )
+            networks = Networks.from_data(spec, real[:], hidden_sizes=hidden_sizes, device=device)
             loss = found.make_loss(
                 networks, gamma=gamma, **{**found.loss_kwargs, **(loss_kwargs or {})}
             )
@@ -273,6 +274,7 @@ class OfflineTrainer(Trainer):
         self.hyperparameters = {
             "batch_size": batch_size,
             "lr": lr,
+            "lr_decay": lr_decay,
             "gamma": gamma,
             "tau": tau,
             "clip_norm": clip_norm,
@@ -297,6 +299,9 @@ class OfflineTrainer(Trainer):
             }
         iterations = math.ceil(steps / interval)
         optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
+        scheduler = (
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if lr_decay else None
+        )
         rotation = None
         checkpoint = None
         if checkpoint_dir is not None:
@@ -309,15 +314,13 @@ class OfflineTrainer(Trainer):
             optim_steps_per_batch=interval,
             loss_module=torch.compile(loss, fullgraph=True) if compile else loss,
             optimizer=optimizer,
-            optimization_stepper=OfflineOptimizationStepper(clip_norm),
+            optimization_stepper=OfflineOptimizationStepper(clip_norm, scheduler),
             replay_buffer=buffer,
             logger=logger,
             progress_bar=progress_bar,
             seed=seed,
             log_interval=log_interval,
-            save_trainer_interval=max(
-                1, checkpoint_interval * frames_per_batch // interval - 1
-            ),
+            save_trainer_interval=max(1, checkpoint_interval * frames_per_batch // interval - 1),
             checkpoint=checkpoint,
             checkpoint_rotation=rotation,
         )
@@ -346,9 +349,7 @@ class OfflineTrainer(Trainer):
 
     def optim_steps(self, batch: Any) -> None:
         """Makes the updates of one batch, and no more than ``steps`` in all."""
-        self.optim_steps_per_batch = min(
-            self._updates_per_batch, self.steps - self._optim_count
-        )
+        self.optim_steps_per_batch = min(self._updates_per_batch, self.steps - self._optim_count)
         if self.optim_steps_per_batch > 0:
             super().optim_steps(batch)
 
@@ -380,7 +381,7 @@ class OfflineTrainer(Trainer):
                 for key, value in values.items():
                     self.logger.log_scalar(key, value, step=self._optim_count)
 
-    def train(self) -> OfflineResult:  # type: ignore[override]
+    def train(self) -> OfflineResult:
         """Trains to the end (from a checkpoint, if one was loaded) and returns the result."""
         if self._optim_count < self.steps:
             super().train()

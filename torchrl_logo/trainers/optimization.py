@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import nn
+from torch.optim.lr_scheduler import LRScheduler
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
@@ -12,19 +15,21 @@ __all__ = ["OfflineOptimizationStepper"]
 
 
 class OfflineOptimizationStepper(OptimizationStepper):
-    """Sums the losses, clips the gradient norm, and steps the trainer's one optimiser.
+    """Sums the losses, clips the gradient norm, and steps the optimiser and its schedule.
 
     Differs from TorchRL's default in that the gradient norm stays on the device: an update needs
     nothing from the host.
 
     Args:
         clip_norm (float): largest norm of the gradient of all parameters together.
+        scheduler (LRScheduler, optional): stepped after each update.
     """
 
-    def __init__(self, clip_norm: float) -> None:
+    def __init__(self, clip_norm: float, scheduler: LRScheduler | None = None) -> None:
         if not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, found {clip_norm}.")
         self.clip_norm = clip_norm
+        self.scheduler = scheduler
         self._parameters: list[nn.Parameter] | None = None
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
@@ -40,4 +45,15 @@ class OfflineOptimizationStepper(OptimizationStepper):
         norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
+        if self.scheduler is not None:
+            self.scheduler.step()
         return losses.detach().set("grad_norm", norm)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the schedule is."""
+        return {} if self.scheduler is None else self.scheduler.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores where the schedule was."""
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state_dict)

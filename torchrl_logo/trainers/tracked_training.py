@@ -117,9 +117,7 @@ def train_tracked(
             checkpoint_dir=checkpoint_dir,
             **trainer_kwargs,
         )
-        run.log_hparams(
-            {"method": method, "steps": steps, "seed": seed, **trainer.hyperparameters}
-        )
+        run.log_hparams({"method": method, "steps": steps, "seed": seed, **trainer.hyperparameters})
         result = trainer.train()
         evaluation = evaluate(result.policy, where, episodes=eval_episodes, seed=seed + 1)
         _log_final(run, trainer, result, evaluation)

@@ -1,0 +1,161 @@
+"""LOGO against BC and model-free MACQL on medium-replay data: final policies, several seeds.
+
+    python benchmarks/main_job.py --tasks vmas/balance vmas/transport --seeds 0 1 2 3 4
+
+Each (task, seed, method) is one row of ``benchmarks/results/main_job.jsonl``, written as soon as
+it is done; the same command goes on where it stopped. ``--report`` prints the table of what is
+there and writes ``main_job_summary.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROWS = RESULTS / "main_job.jsonl"
+METHODS = ("bc", "macql", "logo")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", default=["vmas/balance", "vmas/transport"])
+    parser.add_argument("--quality", default="medium-replay")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--world-model-steps", type=int, default=3000)
+    parser.add_argument("--episodes", type=int, default=128)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--report", action="store_true", help="only print what is there")
+    return parser.parse_args()
+
+
+def read_rows() -> list[dict[str, Any]]:
+    if not ROWS.exists():
+        return []
+    return [json.loads(line) for line in ROWS.read_text().splitlines() if line]
+
+
+def run_cell(task: str, quality: str, method: str, seed: int, args: argparse.Namespace) -> dict:
+    """Trains and evaluates one method with one seed, in a process of its own."""
+    from torchrl_logo.data import load_dataset
+    from torchrl_logo.data.metadata import record_versions
+    from torchrl_logo.evaluation import evaluate
+    from torchrl_logo.trainers import OfflineTrainer
+
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    dataset = load_dataset(f"{task}-{quality}")
+    extra = {"world_model_steps": args.world_model_steps} if method == "logo" else {}
+    trainer = OfflineTrainer(
+        method,
+        dataset,
+        steps=args.steps,
+        seed=seed,
+        progress_bar=False,
+        eval_interval=max(args.steps // 5, 1),
+        eval_episodes=32,
+        **extra,
+    )
+    result = trainer.train()
+    final = evaluate(result.policy, task, episodes=args.episodes, seed=1000 + seed)
+    return {
+        "task": task,
+        "quality": quality,
+        "method": method,
+        "seed": seed,
+        "return": final.mean,
+        "normalized": final.normalized,
+        "dataset_return": float(dataset.returns.mean()),
+        "dataset_hash": dataset.metadata.hash,
+        "episodes": args.episodes,
+        "hyperparameters": {"steps": args.steps, **trainer.hyperparameters},
+        "curve": [[step, round(value, 2)] for step, value in result.history["eval/normalized"]],
+        "versions": record_versions(),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+
+
+def report(quality: str) -> None:
+    from torchrl_logo.data.reference_returns import reference_returns
+    from torchrl_logo.evaluation import probability_of_improvement, summarize
+
+    rows = [row for row in read_rows() if row["quality"] == quality]
+    summary: dict[str, Any] = {}
+    for task in sorted({row["task"] for row in rows}):
+        of_task = [row for row in rows if row["task"] == task]
+        scores = {
+            method: np.array([r["normalized"] for r in of_task if r["method"] == method])
+            for method in METHODS
+            if any(r["method"] == method for r in of_task)
+        }
+        reference = reference_returns(task)
+        assert reference is not None
+        data = reference.normalize(of_task[0]["dataset_return"])
+        print(f"\n{task}-{quality}: normalised return of final policies (dataset {data:.1f})")
+        summary[task] = {"dataset": data}
+        for method, values in scores.items():
+            if len(values) < 2:
+                print(f"  {method:8} {values}")
+                continue
+            found = summarize({method: values})[method]
+            summary[task][method] = {
+                "seeds": values.round(2).tolist(),
+                "mean": [found.mean.value, found.mean.low, found.mean.high],
+                "iqm": [found.iqm.value, found.iqm.low, found.iqm.high],
+            }
+            print(
+                f"  {method:8} mean {found.mean.value:6.1f} "
+                f"[{found.mean.low:.1f}, {found.mean.high:.1f}]  IQM {found.iqm.value:6.1f} "
+                f"[{found.iqm.low:.1f}, {found.iqm.high:.1f}]  seeds {values.round(1).tolist()}"
+            )
+        for rival in ("bc", "macql"):
+            if all(len(scores.get(m, ())) > 1 for m in ("logo", rival)):
+                found = probability_of_improvement(scores["logo"], scores[rival])
+                summary[task][f"logo_over_{rival}"] = [found.value, found.low, found.high]
+                print(
+                    f"  P(logo > {rival}) = {found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+                )
+    text = json.dumps(summary, indent=2) + "\n"
+    (RESULTS / "main_job_summary.json").write_text(text)
+
+
+def main() -> None:
+    args = parse_arguments()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if not args.report:
+        done = {(r["task"], r["quality"], r["method"], r["seed"]) for r in read_rows()}
+        # Seed by seed, so that what is there after any time is a fair comparison.
+        cells = [
+            (task, args.quality, method, seed)
+            for seed in args.seeds
+            for task in args.tasks
+            for method in reversed(args.methods)
+            if (task, args.quality, method, seed) not in done
+        ]
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+            futures = [pool.submit(run_cell, *cell, args) for cell in cells]
+            for future in as_completed(futures):
+                row = future.result()
+                with ROWS.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                print(
+                    f"{row['task']} {row['method']} seed {row['seed']}: normalised "
+                    f"{row['normalized']:.1f} ({row['seconds']:.0f} s)",
+                    flush=True,
+                )
+    report(args.quality)
+
+
+if __name__ == "__main__":
+    main()
