@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from tensordict.nn import (
     NormalParamExtractor,
-    ProbabilisticTensorDictModule,
     ProbabilisticTensorDictSequential,
     TensorDictModule,
 )
 from torch import nn
-from torchrl.modules import MultiAgentMLP, TanhNormal
 
 from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.squashed_normal import SquashedNormalModule
 
 __all__ = ["make_gaussian_actor"]
 
@@ -61,26 +62,21 @@ def make_gaussian_actor(
     """
     if spec.discrete:
         raise ValueError("make_gaussian_actor needs continuous actions; the task's are discrete.")
-    low = torch.tensor(spec.action_low, device=device)
-    high = torch.tensor(spec.action_high, device=device)
-    if not (low.isfinite().all() and high.isfinite().all()):
+    if not all(map(math.isfinite, (*spec.action_low, *spec.action_high))):
         raise ValueError(
             f"make_gaussian_actor needs finite action bounds, found low={spec.action_low}, "
             f"high={spec.action_high}."
         )
     layers: list[nn.Module] = [] if normalizer is None else [normalizer]
     layers += [
-        # use_td_params=False keeps torch.compile(fullgraph=True) possible inside a loss.
-        MultiAgentMLP(
-            n_agent_inputs=spec.observation_size,
-            n_agent_outputs=2 * spec.action_size,
-            n_agents=spec.n_agents,
-            centralized=False,
+        DecentralizedMLP(
+            spec.observation_size,
+            2 * spec.action_size,
+            spec.n_agents,
             share_params=share_params,
-            num_cells=list(hidden_sizes),
+            num_cells=hidden_sizes,
             activation_class=activation_class,
             device=device,
-            use_td_params=False,
         ),
         NormalParamExtractor(scale_lb=1e-2),
     ]
@@ -90,12 +86,11 @@ def make_gaussian_actor(
             in_keys=[("agents", "observation")],
             out_keys=[("agents", "loc"), ("agents", "scale")],
         ),
-        ProbabilisticTensorDictModule(
+        SquashedNormalModule(
+            torch.tensor(spec.action_low, device=device),
+            torch.tensor(spec.action_high, device=device),
             in_keys=[("agents", "loc"), ("agents", "scale")],
             out_keys=[("agents", "action")],
-            distribution_class=TanhNormal,
-            distribution_kwargs={"low": low, "high": high, "tanh_loc": False},
-            return_log_prob=True,
             log_prob_key=("agents", "action_log_prob"),
         ),
     )

@@ -8,7 +8,11 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential, dispatch
 from tensordict.utils import NestedKey
+from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule
+
+from torchrl_logo.objectives.joint_density import sum_over_agents
+from torchrl_logo.objectives.required_keys import require_keys, require_shape
 
 __all__ = ["BCLoss"]
 
@@ -24,15 +28,31 @@ class BCLoss(LossModule):
             ``log_prob`` is per agent, ``[*, N]``, or joint, ``[*]``.
 
     Keyword Args:
-        action_margin (float): continuous actions closer than this to the bounds are moved that
-            far inside before they are scored, since the density of a squashed Gaussian has no
-            finite maximum at the bound. Needs ``action_spec``. Defaults to ``1e-3``.
-        action_spec (TensorSpec, optional): bounds of the joint action, ``[N, d_a]``. Without it
-            actions are scored as they are.
+        action_margin (float): continuous actions closer than this share of the half range to a
+            bound are scored as if they were that far inside, since the density of a squashed
+            Gaussian has no finite maximum at the bound. Needs ``action_spec``, and is below one.
+            Defaults to ``1e-3``.
+        action_spec (TensorSpec, optional): the joint action's, ``[N, d_a]`` or, for categorical
+            actions, ``[N]``. Without it actions are scored as they are.
+        delay_actor (bool): whether there are target parameters of the actor, of which
+            :class:`~torchrl.objectives.SoftUpdate` makes a moving average of the policy. The loss
+            does not use them. Defaults to ``False``.
         reduction (str): ``"none"``, ``"mean"`` or ``"sum"``. Defaults to ``"mean"``.
+        use_prioritized_weights (bool or str): whether ``"priority_weight"`` weighs transitions;
+            ``"auto"`` and ``True`` use it where it is there. Defaults to ``"auto"``.
 
     Reads the actor's input keys, the action, and optionally ``"priority_weight"`` ``[*]``.
-    Writes ``"loss_actor"`` and the detached ``"bc_log_prob"``.
+    Writes ``"loss_actor"`` and the detached, unweighted ``"bc_log_prob"``.
+
+    With weights the loss is :math:`\sum w l / \sum w` under ``"mean"``, :math:`\sum w l` under
+    ``"sum"`` and :math:`w l` under ``"none"``. They must not be negative, and not all zero;
+    looking at them would wait for the device, so this is not checked. Neither is whether a
+    dataset's categorical action was available: one that was not has an infinite loss.
+
+    Raises:
+        ValueError: for an unknown reduction or a margin out of range. In :meth:`forward`, for
+            actions of another shape or kind than ``action_spec``'s.
+        KeyError: in :meth:`forward`, for missing entries.
 
     Examples:
         >>> import torch
@@ -74,23 +94,30 @@ class BCLoss(LossModule):
         self,
         actor_network: ProbabilisticTensorDictSequential,
         *,
-        action_spec: torch.nn.Module | None = None,
+        action_spec: TensorSpec | None = None,
         action_margin: float = 1e-3,
+        delay_actor: bool = False,
         reduction: str | None = None,
         use_prioritized_weights: str | bool = "auto",
     ) -> None:
-        if action_margin < 0:
-            raise ValueError(f"BCLoss: action_margin must not be negative, found {action_margin}.")
+        if not 0 <= action_margin < 1:
+            raise ValueError(f"BCLoss: action_margin must be in [0, 1), found {action_margin}.")
+        if reduction not in (None, "none", "mean", "sum"):
+            raise ValueError(
+                f"BCLoss: reduction must be 'none', 'mean' or 'sum', found {reduction!r}."
+            )
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
-        self.convert_to_functional(actor_network, "actor_network", create_target_params=False)
+        self.convert_to_functional(actor_network, "actor_network", create_target_params=delay_actor)
         self.reduction = "mean" if reduction is None else reduction
+        self.action_shape = None if action_spec is None else action_spec.shape
         device = next(self.parameters()).device
         self.bounded = getattr(getattr(action_spec, "space", None), "low", None) is not None
-        if self.bounded:
-            margin = action_margin * (action_spec.space.high - action_spec.space.low) / 2
-            self.register_buffer("action_low", (action_spec.space.low + margin).to(device))
-            self.register_buffer("action_high", (action_spec.space.high - margin).to(device))
+        if action_spec is not None and self.bounded:
+            low, high = action_spec.space.low, action_spec.space.high
+            margin = action_margin * (high - low) / 2
+            self.register_buffer("action_low", (low + margin).to(device))
+            self.register_buffer("action_high", (high - margin).to(device))
 
     def _forward_value_estimator_keys(self, **kwargs: NestedKey) -> None:
         """Nothing to forward: behaviour cloning has no values."""
@@ -103,7 +130,18 @@ class BCLoss(LossModule):
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes the negative log-likelihood of a batch of transitions."""
+        require_keys(tensordict, self.in_keys, "BCLoss")
         action = tensordict.get(self.tensor_keys.action)
+        batch_size = tensordict.batch_size
+        if self.action_shape is not None:
+            shape = (*batch_size, *self.action_shape)
+            require_shape(action, shape, self.tensor_keys.action, "BCLoss")
+            if action.is_floating_point() is not self.bounded:
+                kind = "continuous" if self.bounded else "categorical"
+                raise ValueError(
+                    f"BCLoss expected {kind} actions in {self.tensor_keys.action!r}, found "
+                    f"{action.dtype}."
+                )
         if self.bounded:
             action = torch.clamp(action, self.action_low, self.action_high)
         weights = self._maybe_get_priority_weight(tensordict)
@@ -111,12 +149,15 @@ class BCLoss(LossModule):
             inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
             log_prob = self.actor_network.get_dist(inputs).log_prob(action)
         agents = action.shape[tensordict.ndim]
-        log_prob = log_prob.reshape(*tensordict.batch_size, -1).sum(-1) / agents  # [B]
+        log_prob = sum_over_agents(log_prob, batch_size) / agents  # [B]
         loss = self._reduce_loss(-log_prob, tensordict=tensordict, weights=weights)
-        detached = log_prob.detach()
         none = self.reduction == "none"
+        detached = log_prob.detach()
+        if not none:
+            # the mean over what is not padding, without weights
+            detached = self._reduce_loss(detached, tensordict=tensordict, reduction="mean")
         result = TensorDict(
-            {"loss_actor": loss, "bc_log_prob": detached if none else detached.mean()},
+            {"loss_actor": loss, "bc_log_prob": detached},
             batch_size=tensordict.batch_size if none else [],
         )
         self._clear_weakrefs(

@@ -1,11 +1,38 @@
-"""Draws from a team's policy with the log-density of the joint action."""
+"""Draws from a team's policy, and the log-density of joint actions."""
 
 from __future__ import annotations
 
 import torch
 from torchrl.modules.distributions.utils import rsample_and_log_prob
 
-__all__ = ["sample_with_joint_density"]
+__all__ = ["sample_with_joint_density", "sum_over_agents"]
+
+
+def sum_over_agents(log_prob: torch.Tensor, batch_size: torch.Size) -> torch.Tensor:
+    r"""Log-density of the joint action, :math:`\sum_i \log \pi_i(a_i|o_i)`.
+
+    Args:
+        log_prob (torch.Tensor): ``[*batch]``, joint already, or with further dimensions, whose
+            entries are independent: agents ``[*batch, N]``, or components ``[*batch, N, d_a]``.
+        batch_size (torch.Size): the batch dimensions.
+
+    Returns:
+        ``[*batch]``.
+
+    Raises:
+        ValueError: if ``log_prob`` does not begin with the batch dimensions.
+
+    Examples:
+        >>> sum_over_agents(torch.ones(5, 3), torch.Size([5]))
+        tensor([3., 3., 3., 3., 3.])
+    """
+    joint = len(batch_size)
+    if log_prob.shape[:joint] != batch_size:
+        raise ValueError(
+            "The actor's log_prob must be joint, [*batch], or per agent, [*batch, N], with batch "
+            f"{tuple(batch_size)}; found shape {tuple(log_prob.shape)}."
+        )
+    return log_prob.flatten(joint).sum(-1) if log_prob.ndim > joint else log_prob
 
 
 def sample_with_joint_density(
@@ -26,6 +53,9 @@ def sample_with_joint_density(
         differentiable with respect to the distribution's parameters. The density is that of the
         value before squashing, so that saturated actions keep the right one.
 
+    Raises:
+        ValueError: if the distribution's ``log_prob`` does not have the batch dimensions.
+
     Examples:
         >>> from torch.distributions import Independent, Normal
         >>> dist = Independent(Normal(torch.zeros(5, 3, 2), torch.ones(5, 3, 2)), 1)
@@ -35,7 +65,4 @@ def sample_with_joint_density(
     """
     shape = torch.Size(() if num_samples is None else (num_samples,))
     action, log_prob = rsample_and_log_prob(dist, shape)
-    joint = len(shape) + len(batch_size)
-    if log_prob.ndim > joint:
-        log_prob = log_prob.flatten(joint).sum(-1)
-    return action, log_prob
+    return action, sum_over_agents(log_prob, shape + batch_size)

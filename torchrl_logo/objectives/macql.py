@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule, dispatch
-from tensordict.utils import NestedKey
+from tensordict.utils import NestedKey, unravel_key
 from torch import nn
 from torchrl.data import Bounded, Categorical, TensorSpec
 from torchrl.envs import ExplorationType, set_exploration_type
-from torchrl.envs.utils import step_mdp
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
-from torchrl_logo.objectives.joint_density import sample_with_joint_density
+from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
+from torchrl_logo.objectives.required_keys import require_keys, require_shape
 
 __all__ = ["MACQLLoss"]
 
@@ -26,29 +26,41 @@ class MACQLLoss(LossModule):
     r"""Conservative Q-learning with centralised twin critics and decentralised actors.
 
     The team is one learner with the joint action :math:`a = (a_1, \dots, a_N)`; its policy
-    factorises over agents that each see their own observation. With :math:`\mu` the mixture of
-    the uniform distribution, the policy at :math:`s` and the policy at :math:`s'`, each with
-    ``num_samples`` draws:
+    factorises over agents that each see their own observation. With :math:`M` the
+    ``3 num_samples`` draws of joint actions, a third each from the proposals :math:`\mu` uniform,
+    :math:`\pi(\cdot|o)` and :math:`\pi(\cdot|o')`, and :math:`\mu(a)` the density of the proposal
+    that ``a`` was drawn from:
 
     .. math::
 
         L_{qvalue} &= \sum_k \big(Q_k(s, a) - r - \gamma (1 - d)
             \min_k \bar Q_k(s', a')\big)^2 / 2, \quad a' \sim \pi(\cdot|o') \\
-        L_{cql} &= \alpha \sum_k T \log \operatorname{mean}_{a \sim \mu}
-            \exp\big(Q_k(s, a) / T - \log \mu(a|s)\big) - \alpha \sum_k Q_k(s, a_{data}) \\
+        L_{cql} &= \alpha \sum_k \Big(T \log \operatorname{mean}_{a \in M}
+            \exp\big(Q_k(s, a) / T - \log \mu(a)\big) - Q_k(s, a_{data})\Big) \\
         L_{actor} &= \lambda\,\eta \sum_i \log \pi_i(a_i|o_i) - \lambda \min_k Q_k(s, a)
-            - \beta \frac{1}{N} \sum_i \log \pi_i(a_{data,i}|o_i), \quad a \sim \pi(\cdot|o)
+            - \beta \frac{1}{N} \sum_i \log \pi_i(a_{data,i}|o_i), \quad a \sim \pi(\cdot|o) \\
+        L_{min\_q\_weight} &= -\alpha \sum_k \Big(T \log \operatorname{mean}_{a \in M}
+            \exp\big(Q_k(s, a) / T - \log \mu(a)\big) - Q_k(s, a_{data}) - \tau\Big)
 
     Sources: CQL (Kumar et al. 2020), section 3 and equation 4 with the importance weights of its
     appendix F; LOGO (arXiv 2601.07463) takes its multi-agent form as the policy learner. The
-    behaviour term :math:`\beta` and the scale :math:`\lambda = 1/\operatorname{mean}|Q|` are TD3+BC's
-    (Fujimoto and Gu 2021) and are this package's addition; ``bc_coeff=0`` and
-    ``normalize_q=False`` take them away. Unlike the reference code, the sum over draws is a mean,
-    so that the penalty estimates :math:`\log \int \exp Q` whatever the number of draws.
+    behaviour term :math:`\beta` is TD3+BC's (Fujimoto and Gu 2021), and so is the idea of the scale
+    :math:`\lambda`; here it is the inverse of how much values vary over the draws of :math:`M`
+    (standard deviation, mean over batch and critics) and not of their size. Both are this
+    package's addition; ``bc_coeff=0`` and ``normalize_q=False`` take them away. Unlike the
+    reference code, the sum over draws is a mean, so that the penalty estimates
+    :math:`T \log \int \exp(Q / T)` whatever the number of draws.
 
     Where a batch says which transitions are ``"imagined"``, the behaviour term leaves those out
     (their actions are the policy's own), and so does the penalty unless
-    ``penalize_imagined=True``.
+    ``penalize_imagined=True``. The rows that remain are scaled up, so that the mean over the
+    batch is the mean (weighted, with weights) over the remaining rows, whatever their share.
+
+    With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
+    ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``: scaling all
+    weights changes nothing under ``"mean"``. Weights must not be negative, and not all zero;
+    looking at them would wait for the device, so this is not checked. What is written besides
+    the losses, and the scale :math:`\lambda`, are not weighted.
 
     Args:
         actor_network (ProbabilisticTensorDictSequential): stochastic actor; reads observations,
@@ -66,7 +78,7 @@ class MACQLLoss(LossModule):
         temperature (float): the penalty's temperature :math:`T`. Defaults to ``1.0``.
         lagrange_thresh (float, optional): if given, :math:`\alpha` is learned so that the gap
             between the soft maximum and the data's value stays near this threshold
-            (CQL, equation 30); ``min_q_weight`` is where it starts.
+            (CQL, appendix F); ``min_q_weight`` is where it starts.
         entropy_coeff (float): :math:`\eta`. Defaults to ``0.0``.
         bc_coeff (float): the behaviour term's weight :math:`\beta`. Defaults to ``0.0``.
         action_margin (float): the behaviour term scores actions closer than this share of the
@@ -81,16 +93,22 @@ class MACQLLoss(LossModule):
             takes it. Defaults to ``"l2"``.
         reduction (str): ``"none"``, ``"mean"`` or ``"sum"``. Defaults to ``"mean"``.
         deactivate_vmap (bool): whether to loop over critics instead of :func:`torch.vmap`.
+            Defaults to ``False``.
+        use_prioritized_weights (bool or str): whether ``"priority_weight"`` weighs transitions;
+            ``"auto"`` and ``True`` use it where it is there. Defaults to ``"auto"``.
 
     Reads the actor's and critic's input keys at the root and under ``"next"``, the action, and
     ``("next", "reward")``, ``("next", "done")``, ``("next", "terminated")`` ``[*, 1]``;
-    optionally ``"imagined"`` ``[*, 1]`` and ``"priority_weight"`` ``[*]``. Writes
+    optionally ``"imagined"`` ``[*, 1]`` bool and ``"priority_weight"`` ``[*]``, and TorchRL's
+    masks of padded steps (:attr:`loss_mask_key`). Writes
     ``"loss_qvalue"``, ``"loss_cql"``, ``"loss_actor"`` (and ``"loss_min_q_weight"`` with a
     threshold), and the detached ``"pred_value"``, ``"target_value"``, ``"conservative_gap"``,
     ``"entropy"``, ``"bc_log_prob"``, ``"min_q_weight"``.
 
     Raises:
-        ValueError: for discrete or unbounded actions, or weights out of range.
+        ValueError: for discrete or unbounded actions, or weights out of range. In
+            :meth:`forward`, for entries or network outputs of wrong shapes or types.
+        KeyError: in :meth:`forward`, for missing entries.
 
     Examples:
         >>> import torch
@@ -191,9 +209,22 @@ class MACQLLoss(LossModule):
                 "MACQLLoss needs a Bounded action_spec of shape [N, d_a] (continuous actions), "
                 f"found {type(action_spec).__name__}."
             )
+        if len(action_spec.shape) != 2:
+            raise ValueError(
+                "MACQLLoss needs an action_spec of shape [N, d_a], without batch dimensions, found "
+                f"{tuple(action_spec.shape)}."
+            )
+        if reduction not in (None, "none", "mean", "sum"):
+            raise ValueError(
+                f"MACQLLoss: reduction must be 'none', 'mean' or 'sum', found {reduction!r}."
+            )
         low, high = action_spec.space.low, action_spec.space.high
-        if not bool(low.isfinite().all() & high.isfinite().all()):
-            raise ValueError("MACQLLoss needs finite action bounds: it draws uniform actions.")
+        sides = (high - low).flatten().tolist()
+        if not all(0 < side < math.inf for side in sides):
+            raise ValueError(
+                "MACQLLoss needs finite action bounds, low below high: it draws uniform actions; "
+                f"found low={low.tolist()}, high={high.tolist()}."
+            )
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
         self._in_keys = None
@@ -219,8 +250,7 @@ class MACQLLoss(LossModule):
         self.register_buffer("behaviour_low", (low + margin).to(device))
         self.register_buffer("behaviour_high", (high - margin).to(device))
         # log density of a joint action under the uniform distribution
-        log_volume = float((high - low).log().sum())
-        self._log_uniform = -log_volume
+        self._log_uniform = -sum(map(math.log, sides))
         if lagrange_thresh is None:
             self.register_buffer(
                 "log_min_q_weight", torch.tensor(_log(min_q_weight), device=device)
@@ -313,6 +343,7 @@ class MACQLLoss(LossModule):
     def out_keys(self, values: list[str]) -> None:
         self._out_keys = values
 
+    _in_keys: list[NestedKey] | None = None
     _out_keys: list[str] | None = None
 
     @property
@@ -327,38 +358,87 @@ class MACQLLoss(LossModule):
 
     def _value(self, tensordict: TensorDictBase, params: TensorDictParams) -> torch.Tensor:
         """Values of all critics, ``[nets, *batch]``."""
+        key = self.tensor_keys.state_action_value
         out = self._vmap_qvalue_network(
             tensordict.select(*self.qvalue_network.in_keys, strict=False), params
         )
-        return out.get(self.tensor_keys.state_action_value).squeeze(-1)
+        value = out.get(key, None)
+        if value is None:
+            raise KeyError(
+                f"MACQLLoss expected the critic to write {key!r}; it writes "
+                f"{list(self.qvalue_network.out_keys)}."
+            )
+        # a value for each agent would broadcast against the team's reward without an error
+        shape = (self.num_qvalue_nets, *tensordict.batch_size, 1)
+        return require_shape(value, shape, key, "MACQLLoss").squeeze(-1)
 
     def _policy_dist(self, tensordict: TensorDictBase) -> torch.distributions.Distribution:
         inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
         return self.actor_network.get_dist(inputs)
 
+    def _check(self, tensordict: TensorDictBase) -> None:
+        """Refuses what would fail late, or not at all; looks at no values."""
+        keys, batch_size = self.tensor_keys, tensordict.batch_size
+        require_keys(tensordict, self.in_keys, "MACQLLoss")
+        if unravel_key(keys.action) not in self.qvalue_network.in_keys:
+            raise ValueError(
+                f"MACQLLoss: the critic must read the action {keys.action!r}; it reads "
+                f"{list(self.qvalue_network.in_keys)}."
+            )
+        action = tensordict.get(keys.action)
+        require_shape(action, (*batch_size, *self.action_low.shape), keys.action, "MACQLLoss")
+        if not action.is_floating_point():
+            raise ValueError(
+                f"MACQLLoss needs continuous actions in {keys.action!r}, found {action.dtype}."
+            )
+        for name in (keys.reward, keys.done, keys.terminated):
+            key = ("next", name)
+            require_shape(tensordict.get(key), (*batch_size, 1), key, "MACQLLoss")
+
     def _real(self, tensordict: TensorDictBase) -> torch.Tensor | None:
         """Mask ``[*batch]`` of the transitions that come from the dataset, if the batch says."""
-        imagined = tensordict.get(self.tensor_keys.imagined, None)
-        return None if imagined is None else ~imagined.squeeze(-1)
+        key = self.tensor_keys.imagined
+        imagined = tensordict.get(key, None)
+        if imagined is None:
+            return None
+        require_shape(imagined, (*tensordict.batch_size, 1), key, "MACQLLoss")
+        if imagined.dtype is not torch.bool:
+            raise ValueError(f"MACQLLoss expected {key!r} of dtype bool, found {imagined.dtype}.")
+        return ~imagined.squeeze(-1)
 
-    def _mask_mean_preserving(
-        self, loss: torch.Tensor, mask: torch.Tensor | None
+    def _row_weights(
+        self, tensordict: TensorDictBase, weights: torch.Tensor | None, like: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What rows count for, ``[*batch]``: 0 or 1 by TorchRL's masks of padding, and weighted."""
+        valid = torch.ones_like(like)
+        for key in self._loss_mask_keys():
+            mask = tensordict.get(key, None)
+            if mask is not None:
+                valid = valid * self._expand_loss_mask(mask, like)
+        return valid, valid if weights is None else valid * weights
+
+    def _restrict(
+        self, loss: torch.Tensor, kept: torch.Tensor | None, row_weights: torch.Tensor
     ) -> torch.Tensor:
-        """Drops masked rows and scales the rest so that the mean is the mean over kept rows."""
-        if mask is None:
+        """Drops rows and scales the rest so that the weighted mean is that over kept rows."""
+        if kept is None:
             return loss
-        kept = torch.where(mask, loss, torch.zeros_like(loss))
-        return kept * (mask.numel() / mask.sum().clamp_min(1))
+        kept_weight = torch.where(kept, row_weights, 0.0).sum()
+        # without any row to keep, all are zero, and so is their mean
+        scale = row_weights.sum() / torch.where(kept_weight > 0, kept_weight, 1.0)
+        return torch.where(kept, loss, 0.0) * scale
 
     @dispatch
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes all losses of a batch of transitions; see the class for keys and formulas."""
         keys = self.tensor_keys
+        self._check(tensordict)
         weights = self._maybe_get_priority_weight(tensordict)
         real = self._real(tensordict)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         batch_size = tensordict.batch_size
-        next_tensordict = step_mdp(tensordict, keep_other=False)
+        # shallow copies: what is written here must not show up in the caller's batch
+        next_tensordict = tensordict.get("next").copy()
         n = self.num_samples
         with (
             set_exploration_type(ExplorationType.RANDOM),
@@ -366,9 +446,9 @@ class MACQLLoss(LossModule):
         ):
             dist = self._policy_dist(tensordict)
             policy_action, policy_log_prob = sample_with_joint_density(dist, batch_size)
-            behaviour_log_prob = dist.log_prob(
-                torch.clamp(action, self.behaviour_low, self.behaviour_high)
-            )  # [B, N] or [B]
+            inside = torch.clamp(action, self.behaviour_low, self.behaviour_high)
+            behaviour_log_prob = sum_over_agents(dist.log_prob(inside), batch_size)
+            behaviour_log_prob = behaviour_log_prob / action.shape[-2]  # [B]
             with torch.no_grad():
                 next_dist = self._policy_dist(next_tensordict)
                 here, log_here = sample_with_joint_density(dist, batch_size, n)
@@ -378,8 +458,9 @@ class MACQLLoss(LossModule):
             # the first draw at the next state serves the bootstrap
             next_tensordict.set(keys.action, there[0])
             next_value = self._value(next_tensordict, self.target_qvalue_network_params).min(0)[0]
-            targets = tensordict.select("next")
-            targets.set(("next", keys.state_action_value), next_value.unsqueeze(-1))
+            outcome = tensordict.get("next").select(keys.reward, keys.done, keys.terminated)
+            outcome.set(keys.state_action_value, next_value.unsqueeze(-1))
+            targets = TensorDict({"next": outcome}, batch_size=batch_size)
             target_value = self.value_estimator.value_estimate(targets).squeeze(-1)  # [B]
             uniform = torch.rand((n, *action.shape), device=action.device, dtype=action.dtype)
             uniform = self.action_low + uniform * (self.action_high - self.action_low)
@@ -403,26 +484,26 @@ class MACQLLoss(LossModule):
         loss_qvalue = 0.5 * distance_loss(
             pred_value, target_value.expand_as(pred_value), loss_function=self.loss_function
         ).sum(0)
+        valid, row_weights = self._row_weights(tensordict, weights, loss_qvalue)
         penalised = None if self.penalize_imagined else real
-        loss_cql = self.min_q_weight.detach() * self._mask_mean_preserving(gap.sum(0), penalised)
+        loss_cql = self.min_q_weight.detach() * self._restrict(gap.sum(0), penalised, row_weights)
 
         policy_td = tensordict.select(*self.qvalue_network.in_keys, strict=False)
         policy_td.set(keys.action, policy_action)
         policy_value = self._value(policy_td, self._cached_detached_qvalue_params).min(0)[0]
-        scale = policy_value.detach().abs().mean().clamp_min(1e-3) if self.normalize_q else 1.0
+        # How much the choice of the action matters, not how large values are: returns that
+        # differ by state would otherwise drown the actor's gradient as values grow.
+        spread = _mean(sampled.detach().std(1).mean(0), valid)
+        scale = spread.clamp_min(1e-3) if self.normalize_q else 1.0
         objective = (policy_value - self.entropy_coeff * policy_log_prob) / scale
-        n_agents = action.shape[-2]
-        if behaviour_log_prob.ndim > len(batch_size):
-            behaviour_log_prob = behaviour_log_prob.sum(-1)
-        behaviour_log_prob = behaviour_log_prob / n_agents  # [B]
-        loss_actor = -objective - self.bc_coeff * self._mask_mean_preserving(
-            behaviour_log_prob, real
+        loss_actor = -objective - self.bc_coeff * self._restrict(
+            behaviour_log_prob, real, row_weights
         )
 
         losses = {"loss_qvalue": loss_qvalue, "loss_cql": loss_cql, "loss_actor": loss_actor}
         if self.lagrange_thresh is not None:
-            excess = self._mask_mean_preserving(
-                (gap.detach() - self.lagrange_thresh).sum(0), penalised
+            excess = self._restrict(
+                (gap.detach() - self.lagrange_thresh).sum(0), penalised, row_weights
             )
             losses["loss_min_q_weight"] = -self.min_q_weight * excess
         out = {
@@ -439,7 +520,7 @@ class MACQLLoss(LossModule):
         with torch.no_grad():
             for name, value in statistics.items():
                 value = value.detach()
-                out[name] = value if self.reduction == "none" else value.mean()
+                out[name] = value if self.reduction == "none" else _mean(value, valid)
             weight = self.min_q_weight.detach()
             out["min_q_weight"] = (
                 weight.expand(batch_size) if self.reduction == "none" else weight.clone()
@@ -454,6 +535,11 @@ class MACQLLoss(LossModule):
             "target_qvalue_network_params",
         )
         return result
+
+
+def _mean(value: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """Mean over the rows that are not padding; what those hold may not be finite."""
+    return torch.where(valid > 0, value, 0.0).sum() / valid.sum().clamp_min(1)
 
 
 def _log(value: float) -> float:

@@ -1,0 +1,83 @@
+"""MLPs of agents, each on its own input, whose parameters can be swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from tensordict import TensorDictBase, from_module
+from torch import nn
+from torchrl.modules import MultiAgentMLP
+
+__all__ = ["DecentralizedMLP"]
+
+
+class DecentralizedMLP(MultiAgentMLP):
+    """TorchRL's ``MultiAgentMLP`` for decentralised agents, made for functional calls.
+
+    Losses and vectorised maps put their own parameters into a module while they call it.
+    ``MultiAgentMLP(use_td_params=False)``, which :func:`torch.compile` needs, puts those that it
+    was made with over them: a target or restored network would silently be the old one. Here the
+    parameters are those that are in the module when it is called.
+
+    Args:
+        n_agent_inputs (int): features of an agent's input.
+        n_agent_outputs (int): features of an agent's output.
+        n_agents (int): number of agents, ``N``.
+
+    Keyword Args:
+        num_cells (sequence of int): widths of the hidden layers.
+        share_params (bool): whether all agents use one set of weights. Defaults to ``True``.
+        activation_class (type): non-linearity between layers.
+        device (torch.device, optional): where the parameters are made.
+
+    Examples:
+        >>> network = DecentralizedMLP(4, 2, n_agents=3, num_cells=(8,))
+        >>> network(torch.zeros(5, 3, 4)).shape
+        torch.Size([5, 3, 2])
+    """
+
+    def __init__(
+        self,
+        n_agent_inputs: int,
+        n_agent_outputs: int,
+        n_agents: int,
+        *,
+        num_cells: Sequence[int],
+        share_params: bool = True,
+        activation_class: type[nn.Module] = nn.ReLU,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(
+            n_agent_inputs=n_agent_inputs,
+            n_agent_outputs=n_agent_outputs,
+            n_agents=n_agents,
+            centralized=False,
+            share_params=share_params,
+            num_cells=list(num_cells),
+            activation_class=activation_class,
+            device=device,
+            use_td_params=False,
+        )
+        # From here on the parameters are the module's own, and not a second list of them.
+        del self.__dict__["_made_params"]
+
+    @property
+    def params(self) -> TensorDictBase:
+        """The parameters that are in the module, ``[N]`` where they are not shared."""
+        made = self.__dict__.get("_made_params")
+        if made is not None:
+            return made
+        params = from_module(self._empty_net).unlock_()
+        params.batch_size = [] if self.share_params else [self.n_agents]
+        return params
+
+    @params.setter
+    def params(self, params: TensorDictBase) -> None:
+        self.__dict__["_made_params"] = params
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Outputs ``[*, N, n_agent_outputs]`` of inputs ``[*, N, n_agent_inputs]``."""
+        if self.share_params:
+            return self._empty_net(torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0])
+        return super().forward(*inputs)

@@ -1,0 +1,19 @@
+"""Losses of world models and policies: each is a :class:`torchrl.objectives.LossModule`."""
+
+from torchrl_logo.objectives.bc import BCLoss
+from torchrl_logo.objectives.macql import MACQLLoss
+from torchrl_logo.objectives.world_model import (
+    EnsembleWorldModelLoss,
+    JointWorldModelLoss,
+    LOGOWorldModelLoss,
+    make_world_model_loss,
+)
+
+__all__ = [
+    "BCLoss",
+    "EnsembleWorldModelLoss",
+    "JointWorldModelLoss",
+    "LOGOWorldModelLoss",
+    "MACQLLoss",
+    "make_world_model_loss",
+]
