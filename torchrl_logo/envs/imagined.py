@@ -184,6 +184,21 @@ class ImaginedEnv(ModelBasedEnvBase):
             {name: flag.clone() for name in ("done", "terminated", "truncated")}, device=device
         ).expand(batch)
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The state of the random generator: the world model is not part of a rollout's state."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(  # type: ignore[override]
+        self, state_dict: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> None:
+        """Restores the random generator.
+
+        TorchRL's collectors store nothing of an environment without transforms, and hand back
+        that nothing: it changes nothing here.
+        """
+        if state_dict:
+            self._generator.set_state(state_dict["generator"].cpu())
+
     def _set_seed(self, seed: int | None) -> None:
         if seed is not None:
             self._generator.manual_seed(seed)

@@ -240,6 +240,8 @@ class OfflineTrainer(Trainer):
                 frames_per_batch=imagined_envs * horizon,
                 total_frames=-1,
                 exploration_type=ExplorationType.RANDOM,
+                # A batch depends on nothing but policy and generators: it can be resumed.
+                reset_at_each_iter=True,
                 device=device,
                 auto_register_policy_transforms=False,
             )
@@ -307,6 +309,8 @@ class OfflineTrainer(Trainer):
         if checkpoint_dir is not None:
             rotation = CheckpointRotation(checkpoint_dir, keep_last=2)
             checkpoint = Checkpoint(random_state=GlobalRNGState())
+            if imagines:
+                checkpoint.register("imagined_env", env)
         super().__init__(
             collector=collector,
             total_frames=iterations * frames_per_batch,
