@@ -12,7 +12,7 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule
 
 from torchrl_logo.objectives.joint_density import sum_over_agents
-from torchrl_logo.objectives.required_keys import require_keys, require_shape
+from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 
 __all__ = ["BCLoss"]
 
@@ -33,7 +33,8 @@ class BCLoss(LossModule):
             Gaussian has no finite maximum at the bound. Needs ``action_spec``, and is below one.
             Defaults to ``1e-3``.
         action_spec (TensorSpec, optional): the joint action's, ``[N, d_a]`` or, for categorical
-            actions, ``[N]``. Without it actions are scored as they are.
+            actions, ``[N]``. Without it actions are scored as they are, and the loss takes no
+            plain tensors, whose batch dimensions would be unknown.
         delay_actor (bool): whether there are target parameters of the actor, of which
             :class:`~torchrl.objectives.SoftUpdate` makes a moving average of the policy. The loss
             does not use them. Defaults to ``False``.
@@ -127,14 +128,15 @@ class BCLoss(LossModule):
         """What the loss reads; ``"priority_weight"`` is optional."""
         return [*self.actor_network.in_keys, self.tensor_keys.action]
 
-    @dispatch
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes the negative log-likelihood of a batch of transitions."""
         require_keys(tensordict, self.in_keys, "BCLoss")
         action = tensordict.get(self.tensor_keys.action)
-        batch_size = tensordict.batch_size
         if self.action_shape is not None:
-            shape = (*batch_size, *self.action_shape)
+            key, ndim = self.tensor_keys.action, len(self.action_shape)
+            tensordict = match_batch_size(tensordict, key, ndim)
+            shape = (*tensordict.batch_size, *self.action_shape)
             require_shape(action, shape, self.tensor_keys.action, "BCLoss")
             if action.is_floating_point() is not self.bounded:
                 kind = "continuous" if self.bounded else "categorical"
@@ -149,7 +151,7 @@ class BCLoss(LossModule):
             inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
             log_prob = self.actor_network.get_dist(inputs).log_prob(action)
         agents = action.shape[tensordict.ndim]
-        log_prob = sum_over_agents(log_prob, batch_size) / agents  # [B]
+        log_prob = sum_over_agents(log_prob, tensordict.batch_size) / agents  # [B]
         loss = self._reduce_loss(-log_prob, tensordict=tensordict, weights=weights)
         none = self.reduction == "none"
         detached = log_prob.detach()

@@ -17,7 +17,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
-from torchrl_logo.objectives.required_keys import require_keys, require_shape
+from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 
 __all__ = ["MACQLLoss"]
 
@@ -379,7 +379,6 @@ class MACQLLoss(LossModule):
     def _check(self, tensordict: TensorDictBase) -> None:
         """Refuses what would fail late, or not at all; looks at no values."""
         keys, batch_size = self.tensor_keys, tensordict.batch_size
-        require_keys(tensordict, self.in_keys, "MACQLLoss")
         if unravel_key(keys.action) not in self.qvalue_network.in_keys:
             raise ValueError(
                 f"MACQLLoss: the critic must read the action {keys.action!r}; it reads "
@@ -428,10 +427,12 @@ class MACQLLoss(LossModule):
         scale = row_weights.sum() / torch.where(kept_weight > 0, kept_weight, 1.0)
         return torch.where(kept, loss, 0.0) * scale
 
-    @dispatch
+    @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes all losses of a batch of transitions; see the class for keys and formulas."""
         keys = self.tensor_keys
+        require_keys(tensordict, self.in_keys, "MACQLLoss")
+        tensordict = match_batch_size(tensordict, keys.action, self.action_low.ndim)
         self._check(tensordict)
         weights = self._maybe_get_priority_weight(tensordict)
         real = self._real(tensordict)

@@ -8,7 +8,37 @@ import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 
-__all__ = ["require_keys", "require_shape"]
+__all__ = ["match_batch_size", "require_keys", "require_shape"]
+
+
+def match_batch_size(
+    tensordict: TensorDictBase, action_key: NestedKey, action_ndim: int
+) -> TensorDictBase:
+    """Gives a batch without batch dimensions those that its actions have in front.
+
+    Batches that are put together from plain tensors do not know which dimensions are theirs.
+
+    Args:
+        tensordict (TensorDictBase): the batch; it is not changed.
+        action_key (NestedKey): where the actions are.
+        action_ndim (int): dimensions of one joint action.
+
+    Returns:
+        ``tensordict`` itself if it has batch dimensions or needs none, or a shallow copy.
+
+    Examples:
+        >>> from tensordict import TensorDict
+        >>> batch = TensorDict({("agents", "action"): torch.zeros(4, 2, 1)}, [])
+        >>> match_batch_size(batch, ("agents", "action"), 2).batch_size
+        torch.Size([4])
+    """
+    shape = tensordict.get(action_key).shape
+    batch_size = shape[: max(len(shape) - action_ndim, 0)]
+    if tensordict.batch_dims or not batch_size:
+        return tensordict
+    tensordict = tensordict.copy()
+    tensordict.batch_size = batch_size
+    return tensordict
 
 
 def require_keys(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:

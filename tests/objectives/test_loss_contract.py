@@ -1,0 +1,452 @@
+"""TorchRL's contract of losses, for every loss that the folder has.
+
+A loss that is added to the folder fails here until :data:`CASES` says how to make it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from tensordict import TensorDict, TensorDictParams
+from tensordict.nn import (
+    ProbabilisticTensorDictModule,
+    ProbabilisticTensorDictSequential,
+    TensorDictModule,
+)
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchrl.modules import MaskedCategorical
+from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
+
+from torchrl_logo import objectives
+from torchrl_logo.data import TaskSpec
+from torchrl_logo.modules import (
+    EnsembleWorldModel,
+    JointWorldModel,
+    LOGOWorldModel,
+    make_centralized_critic,
+    make_gaussian_actor,
+)
+from torchrl_logo.objectives import (
+    BCLoss,
+    EnsembleWorldModelLoss,
+    JointWorldModelLoss,
+    LOGOWorldModelLoss,
+    MACQLLoss,
+)
+from torchrl_logo.objectives.world_model import WorldModelLoss
+
+pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
+ROWS = 12
+#: Bases, which cannot be called.
+ABSTRACT = {WorldModelLoss}
+CONTINUOUS = TaskSpec(
+    n_agents=2,
+    observation_size=3,
+    state_size=4,
+    action_size=2,
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 2.0),
+)
+DISCRETE = TaskSpec(n_agents=2, observation_size=3, state_size=4, action_size=5, discrete=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """How a loss is made.
+
+    Attributes:
+        make: ``(device, keys, **kwargs)``, where ``keys`` are names that networks use.
+        spec: the task.
+        is_policy: whether it trains a policy; such losses are functional and take plain tensors,
+            and the losses of world models have tests of their own for devices and compilation.
+        has_targets: whether there are target networks.
+        compiles_alone: whether no other case's graph contains this one's.
+    """
+
+    make: Callable[..., LossModule]
+    spec: TaskSpec = CONTINUOUS
+    is_policy: bool = True
+    has_targets: bool = False
+    compiles_alone: bool = True
+
+
+def make_bc(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
+    actor = make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device)
+    return BCLoss(actor, action_spec=CONTINUOUS.action_spec(), **kwargs)
+
+
+def make_discrete_bc(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
+    actor = ProbabilisticTensorDictSequential(
+        TensorDictModule(
+            nn.Linear(3, 5, device=device),
+            in_keys=[("agents", "observation")],
+            out_keys=[("agents", "logits")],
+        ),
+        ProbabilisticTensorDictModule(
+            in_keys={"logits": ("agents", "logits"), "mask": ("agents", "action_mask")},
+            out_keys=[("agents", "action")],
+            distribution_class=MaskedCategorical,
+        ),
+    )
+    return BCLoss(actor, action_spec=DISCRETE.action_spec(), **kwargs)
+
+
+def make_macql(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
+    keys = keys or {}
+    critics = []
+    for _ in range(2):
+        made = make_centralized_critic(CONTINUOUS, hidden_sizes=(6,), device=device)
+        critics.append(
+            TensorDictModule(
+                made.module,
+                in_keys=["state", keys.get("action", ("agents", "action"))],
+                out_keys=[keys.get("state_action_value", "state_action_value")],
+            )
+        )
+    return MACQLLoss(
+        make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device),
+        critics,
+        action_spec=CONTINUOUS.action_spec(),
+        bc_coeff=0.5,
+        **kwargs,
+    )
+
+
+def make_lagrangian_macql(**kwargs: Any) -> LossModule:
+    return make_macql(lagrange_thresh=1.0, **kwargs)
+
+
+def world_model_case(model_class: Any, loss_class: Any, spec: TaskSpec) -> Case:
+    def make(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
+        return loss_class(model_class(spec, hidden_size=6, device=device), **kwargs)
+
+    return Case(make, spec, is_policy=False)
+
+
+CASES: dict[type[LossModule], dict[str, Case]] = {
+    BCLoss: {
+        "continuous": Case(make_bc),
+        "discrete": Case(make_discrete_bc, DISCRETE),
+    },
+    MACQLLoss: {
+        "fixed": Case(make_macql, has_targets=True, compiles_alone=False),
+        "lagrangian": Case(make_lagrangian_macql, has_targets=True),
+    },
+}
+for _model, _loss in (
+    (LOGOWorldModel, LOGOWorldModelLoss),
+    (JointWorldModel, JointWorldModelLoss),
+    (EnsembleWorldModel, EnsembleWorldModelLoss),
+):
+    CASES[_loss] = {
+        "continuous": world_model_case(_model, _loss, CONTINUOUS),
+        "discrete": world_model_case(_model, _loss, DISCRETE),
+    }
+
+ALL = [
+    pytest.param(case, id=f"{loss.__name__}-{name}")
+    for loss, cases in CASES.items()
+    for name, case in cases.items()
+]
+POLICIES = [param for param in ALL if param.values[0].is_policy]
+WITH_TARGETS = [param for param in ALL if param.values[0].has_targets]
+
+
+def find_losses() -> set[type[LossModule]]:
+    found = set()
+    for module in pkgutil.iter_modules(objectives.__path__, f"{objectives.__name__}."):
+        members = vars(importlib.import_module(module.name)).values()
+        found |= {
+            member
+            for member in members
+            if inspect.isclass(member)
+            and issubclass(member, LossModule)
+            and member.__module__ == module.name
+        }
+    return found - ABSTRACT
+
+
+def make_batch(spec: TaskSpec, device: str = "cpu") -> TensorDict:
+    torch.manual_seed(1)
+    n, ended = spec.n_agents, torch.arange(ROWS).unsqueeze(-1) % 3
+    agents = {"observation": torch.randn(ROWS, n, 3)}
+    following: dict[str, Any] = {"observation": torch.randn(ROWS, n, 3)}
+    if spec.discrete:
+        action = torch.randint(spec.action_size, (ROWS, n))
+        mask = torch.rand(ROWS, n, spec.action_size) < 0.6
+        agents |= {"action": action, "action_mask": mask.scatter(-1, action.unsqueeze(-1), True)}
+        following["action_mask"] = torch.rand(ROWS, n, spec.action_size) < 0.6
+    else:
+        agents["action"] = torch.rand(ROWS, n, spec.action_size) * 2 - 1
+    outcome = {"reward": torch.randn(ROWS, 1), "done": ended > 0, "terminated": ended == 2}
+    batch = {
+        "agents": agents,
+        "state": torch.randn(ROWS, 4),
+        "imagined": torch.arange(ROWS).unsqueeze(-1) > 7,
+        "next": {"agents": following, "state": torch.randn(ROWS, 4), **outcome},
+    }
+    return TensorDict(batch, [ROWS]).to(device)
+
+
+def make(case: Case, **kwargs: Any) -> LossModule:
+    torch.manual_seed(0)
+    return case.make(**kwargs)
+
+
+def compute(loss: LossModule, batch: TensorDict, seed: int = 2) -> TensorDict:
+    torch.manual_seed(seed)
+    return loss(batch)
+
+
+def assert_same(found: TensorDict, expected: TensorDict) -> None:
+    assert set(found.keys()) == set(expected.keys())
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value)
+
+
+def test_every_loss_has_a_case() -> None:
+    assert find_losses() == set(CASES)
+    assert {loss.__name__ for loss in CASES} <= set(objectives.__all__)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_keys_are_what_is_read_and_written(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    batch.pop("imagined")
+    out = compute(loss, batch)
+    assert set(out.keys()) == set(loss.out_keys)
+    assert_same(compute(loss, batch.select(*loss.in_keys, strict=True)), out)
+    for key in loss.in_keys:
+        with pytest.raises(KeyError, match=key if isinstance(key, str) else key[-1]):
+            loss(batch.exclude(key))
+
+
+KEYS = [
+    pytest.param(case, field.name, id=f"{loss.__name__}-{name}-{field.name}")
+    for loss, cases in CASES.items()
+    for name, case in cases.items()
+    for field in dataclasses.fields(loss._AcceptedKeys)
+    # masks belong to discrete actions
+    if field.name != "action_mask" or case.spec.discrete
+]
+
+
+@pytest.mark.parametrize(("case", "name"), KEYS)
+def test_keys_can_be_renamed(case: Case, name: str) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    batch["priority_weight"] = torch.linspace(0.1, 2, ROWS)
+    expected = compute(loss, batch)
+    old = getattr(loss.tensor_keys, name)
+    new = f"renamed_{name}" if isinstance(old, str) else (*old[:-1], f"renamed_{name}")
+    renamed = batch.clone()
+    places = [place for place in (renamed, renamed["next"]) if place.get(old, None) is not None]
+    for place in places:
+        place.rename_key_(old, new)
+    # a critic's value is not in the batch
+    assert places or name == "state_action_value"
+    again = make(case, keys={name: new})
+    again.set_keys(**{name: new})
+    assert_same(compute(again, renamed), expected)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_unknown_keys_are_refused(case: Case) -> None:
+    with pytest.raises(ValueError, match="not an accepted tensordict key"):
+        make(case).set_keys(nothing="x")
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("case", ALL)
+def test_reductions(case: Case, weighted: bool) -> None:
+    batch, weights = make_batch(case.spec), torch.ones(ROWS)
+    if weighted:
+        weights = torch.linspace(0, 2, ROWS)
+        batch["priority_weight"] = weights
+    mean, none, total = (
+        compute(make(case, reduction=name), batch) for name in ("mean", "none", "sum")
+    )
+    assert none.batch_size == batch.batch_size and mean.batch_size == torch.Size([])
+    for key in mean.keys():
+        if key.startswith("loss_"):
+            assert none[key].shape == (ROWS,)
+            torch.testing.assert_close(none[key].sum(), total[key])
+            torch.testing.assert_close(none[key].sum() / weights.sum(), mean[key])
+    if weighted:
+        # scaling all weights changes nothing under the mean
+        assert_same(compute(make(case), batch.set("priority_weight", 7 * weights)), mean)
+        ignoring = make(case)
+        ignoring.use_prioritized_weights = False
+        without = compute(make(case), batch.exclude("priority_weight"))
+        assert_same(compute(ignoring, batch), without)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_sequences_are_batches(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    with_time = make(case, reduction="none")(batch.reshape(3, 4))
+    for key in loss.out_keys:
+        assert with_time[key].shape[:2] == (3, 4)
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_outputs_can_be_selected(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    every = compute(loss, batch)
+    loss.select_out_keys("loss_actor")
+    chosen = compute(loss, batch)
+    assert loss.out_keys == ["loss_actor"] and set(chosen.keys()) == {"loss_actor"}
+    torch.testing.assert_close(chosen["loss_actor"], every["loss_actor"])
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_plain_tensors(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    batch.pop("imagined")
+    expected = compute(loss, batch)
+    arguments = {key if isinstance(key, str) else "_".join(key): batch[key] for key in loss.in_keys}
+    torch.manual_seed(2)
+    found = loss(**arguments)
+    found = found if isinstance(found, tuple) else (found,)
+    for key, value in zip(loss.out_keys, found, strict=True):
+        torch.testing.assert_close(value, expected[key])
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_state_dict_round_trip(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    torch.manual_seed(5)
+    other = case.make()
+    compute(other, batch)  # whatever is cached must not outlive the loading
+    assert (compute(other, batch)[loss.out_keys[0]] != compute(loss, batch)[loss.out_keys[0]]).all()
+    other.load_state_dict(loss.state_dict())
+    assert_same(compute(other, batch), compute(loss, batch))
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_optimizer_steps_reach_every_output(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    before = compute(loss, batch)
+    optimizer = torch.optim.SGD(loss.parameters(), lr=0.1)
+    sum(value for key, value in before.items() if key.startswith("loss_")).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+    optimizer.step()
+    after = compute(loss, batch)
+    for key in loss.out_keys:
+        if key.startswith("loss_"):
+            assert after[key] != before[key], key
+
+
+@pytest.mark.parametrize("case", WITH_TARGETS)
+def test_targets_follow(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    compute(loss, batch)
+    soft = SoftUpdate(loss, tau=0.25)
+    loss.qvalue_network_params.data.add_(1.0)
+    expected = loss.target_qvalue_network_params.data + 0.25 * (
+        loss.qvalue_network_params.data - loss.target_qvalue_network_params.data
+    )
+    before = compute(loss, batch)["target_value"]
+    soft.step()
+    for key, value in loss.target_qvalue_network_params.items(True, True):
+        torch.testing.assert_close(value, expected[key])
+    assert compute(loss, batch)["target_value"] != before
+
+    loss = make(case)
+    hard = HardUpdate(loss, value_network_update_interval=2)
+    loss.qvalue_network_params.data.add_(1.0)
+    same = []
+    for _ in range(3):
+        hard.step()
+        pairs = zip(
+            loss.qvalue_network_params.values(True, True),
+            loss.target_qvalue_network_params.values(True, True),
+            strict=True,
+        )
+        same.append(all(torch.equal(a, b) for a, b in pairs))
+    assert same == [False, False, True]
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_parameters_can_be_reset(case: Case) -> None:
+    loss = make(case)
+    networks = [name for name, _ in loss.named_children() if name.endswith("_network_params")]
+    assert networks
+    before = {name: parameter.clone() for name, parameter in loss.named_parameters()}
+    loss.reset_parameters_recursive()
+    for name, parameter in loss.named_parameters():
+        if name.split(".")[0] in networks:
+            assert (parameter != before[name]).any(), name
+            assert parameter.requires_grad and parameter.isfinite().all()
+    loss.zero_grad()
+    assert all(value.isfinite().all() for value in compute(loss, make_batch(case.spec)).values())
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_order_of_rows_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    batch["priority_weight"] = torch.linspace(0.1, 2, ROWS)
+
+    # draws that are the same in each row
+    def same_normal(shape: Any, dtype: torch.dtype, device: Any) -> torch.Tensor:
+        noise = torch.linspace(-1, 1, shape[-1], dtype=dtype, device=device)
+        return noise.expand(shape)
+
+    def same_uniform(shape: Any, **kwargs: Any) -> torch.Tensor:
+        return torch.linspace(0.1, 0.9, shape[-1], **kwargs).expand(shape)
+
+    monkeypatch.setattr(torch.distributions.normal, "_standard_normal", same_normal)
+    monkeypatch.setattr(torch, "rand", same_uniform)
+    order = torch.arange(ROWS).flip(0).roll(5)
+    assert_same(compute(loss, batch[order]), compute(loss, batch))
+
+
+@pytest.mark.parametrize("case", [p for p in POLICIES if p.values[0].compiles_alone])
+def test_compiled_without_breaks(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    eager = compute(loss, batch)
+    torch._dynamo.reset()
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    assert_same(compute(compiled, batch), eager)
+
+
+#: TorchRL's MaskedCategorical looks at its mask's values when it is made.
+NO_LOOKS = [param for param in POLICIES if not param.values[0].spec.discrete]
+
+
+@pytest.mark.parametrize("case", NO_LOOKS)
+def test_nothing_looks_at_values(case: Case) -> None:
+    loss, batch = make(case, device="meta"), make_batch(case.spec, "meta")
+    out = loss(batch.set("priority_weight", torch.ones(ROWS, device="meta")))
+    sum(value for key, value in out.items() if key.startswith("loss_")).backward()
+    assert all(parameter.grad is not None for parameter in loss.parameters())
+
+
+@pytest.mark.parametrize("case", NO_LOOKS)
+def test_devices_are_not_mixed(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+
+    def fake(value: torch.Tensor) -> torch.Tensor:
+        return torch.empty(value.shape, dtype=value.dtype, device="cuda:0")
+
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        # TensorDictParams.cuda() keeps real tensors, so they are put in by hand.
+        for name, module in loss._modules.items():
+            if isinstance(module, TensorDictParams):
+                params = TensorDictParams(module.data.apply(fake), no_convert=True)
+                loss._modules[name] = params
+            elif module is not None:
+                module.cuda()
+        for store in (loss._buffers, loss._parameters):
+            for name, value in store.items():
+                store[name] = fake(value) if store is loss._buffers else nn.Parameter(fake(value))
+        tensors = {key: fake(value) for key, value in batch.items(True, True)}
+        out = loss(TensorDict(tensors, [ROWS], device="cuda:0"))
+        assert all(value.device.type == "cuda" for value in out.values())
