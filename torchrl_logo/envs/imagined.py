@@ -184,11 +184,11 @@ class ImaginedEnv(ModelBasedEnvBase):
             {name: flag.clone() for name in ("done", "terminated", "truncated")}, device=device
         ).expand(batch)
 
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """The state of the random generator: the world model is not part of a rollout's state."""
         return {"generator": self._generator.get_state()}
 
-    def load_state_dict(  # type: ignore[override]
+    def load_state_dict(
         self, state_dict: dict[str, Any], *args: Any, **kwargs: Any
     ) -> None:
         """Restores the random generator.

@@ -30,7 +30,7 @@ from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
 from torchrl_logo.trainers.imagined_transitions import ImaginedTransitions
-from torchrl_logo.trainers.methods import Networks, find_method
+from torchrl_logo.trainers.methods import Method, Networks, find_method
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
 from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
@@ -77,12 +77,14 @@ class OfflineTrainer(Trainer):
         logger (Logger, optional): a TorchRL logger, for instance
             :class:`~torchrl_logo.record.MLflowRun`. Its steps are policy updates.
         batch_size (int): transitions of an update. Defaults to ``256``.
-        lr (float): learning rate of Adam, at the start. Defaults to ``5e-4``.
+        lr (float, optional): learning rate of Adam, at the start. Defaults to the method's own
+            (see :data:`~torchrl_logo.trainers.methods.METHODS`); ``5e-4`` for a loss module.
         lr_decay (bool): whether the learning rate falls to zero along a cosine, which takes much
             of the noise out of the *final* policy. Defaults to ``True``.
         gamma (float): discount. Defaults to ``0.95``: with dense rewards over 100 steps it
             converges several times faster than 0.99 (measured on VMAS).
-        tau (float): share by which targets move at each update. Defaults to ``0.005``.
+        tau (float, optional): share by which targets move at each update. Defaults to the
+            method's own; ``0.005`` for a loss module.
         clip_norm (float): largest norm of the gradient. Defaults to ``10.0``.
         hidden_sizes (sequence of int): widths of the hidden layers of actors and critics.
         loss_kwargs (dict, optional): arguments of the method's loss, over the method's own.
@@ -142,10 +144,10 @@ class OfflineTrainer(Trainer):
         seed: int = 0,
         logger: Logger | None = None,
         batch_size: int = 256,
-        lr: float = 5e-4,
+        lr: float | None = None,
         lr_decay: bool = True,
         gamma: float = 0.95,
-        tau: float = 0.005,
+        tau: float | None = None,
         clip_norm: float = 10.0,
         hidden_sizes: Sequence[int] = (128, 128),
         loss_kwargs: dict[str, Any] | None = None,
@@ -197,16 +199,19 @@ class OfflineTrainer(Trainer):
         if reward_scale is None:
             reward_scale = 1.0 / max(float(reward.std()), 1e-6)
 
-        imagines = world_model is not None
         if isinstance(method, LossModule):
-            loss = method
+            if loss_kwargs:
+                raise ValueError("loss_kwargs go with a method's name; the loss is given here.")
+            found, loss = Method(), method
         else:
             found = find_method(method)
-            imagines = imagines or found.imagines
+            loss_kwargs = {**found.loss_kwargs, **(loss_kwargs or {})}
             networks = Networks.from_data(spec, real[:], hidden_sizes=hidden_sizes, device=device)
-            loss = found.make_loss(
-                networks, gamma=gamma, **{**found.loss_kwargs, **(loss_kwargs or {})}
-            )
+            assert found.make_loss is not None
+            loss = found.make_loss(networks, gamma=gamma, **loss_kwargs)
+        imagines = world_model is not None or found.imagines
+        lr = found.lr if lr is None else lr
+        tau = found.tau if tau is None else tau
         self.policy = loss.actor_network
         self.horizon = horizon
         self.world_model: WorldModel | None = None
@@ -282,10 +287,7 @@ class OfflineTrainer(Trainer):
             "clip_norm": clip_norm,
             "hidden_sizes": list(hidden_sizes),
             "reward_scale": reward_scale,
-            "loss": {
-                **(find_method(method).loss_kwargs if isinstance(method, str) else {}),
-                **(loss_kwargs or {}),
-            },
+            "loss": loss_kwargs or {},
         }
         if imagines:
             self.hyperparameters |= {
