@@ -78,7 +78,7 @@ def test_a_run_holds_everything(
     assert [point.step for point in history] == [10, 20]
     files = {
         f"{folder}/{Path(f.path).name}"
-        for folder in ("figures", "videos", "policy")
+        for folder in ("figures", "videos", "checkpoints")
         for f in client(store).list_artifacts(tracked.run_id, folder)
     }
     assert files == {
@@ -86,7 +86,8 @@ def test_a_run_holds_everything(
         "figures/open_loop_state.png",
         "figures/uncertainty_against_error.png",
         "videos/final_policy.mp4",
-        "policy/policy.pt",
+        "checkpoints/policy.pt",
+        "checkpoints/world_model.pt",
     }
     local = client(store).download_artifacts(tracked.run_id, "final.json", str(tmp_path))
     assert len(json.loads(Path(local).read_text())["returns"]) == 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def train_tracked(
     The run holds the parameters, the dataset's name and hash, versions, metrics by update, the
     final returns (``final/return``, ``final/normalized``), learning curves, for model-based
     methods the model's open-loop trajectories and its uncertainty against its error, a video of
-    the team (VMAS), and the policy's weights. It ends as ``FINISHED``, or as ``FAILED`` with the
+    the team (VMAS), and the weights of the policy and of the world model. It ends as ``FINISHED``, or as ``FAILED`` with the
     error if the training raises. With ``checkpoint_dir``, a training that was cut off goes on
     from its last checkpoint *and in the same run*.
 
@@ -153,10 +154,13 @@ def _log_final(
         run.log_figure("learning_curves", plot_learning_curves(curves, step_name="update"))
     if trainer.world_model is not None:
         _log_world_model(run, trainer)
-    folder = Path(run.log_dir) / "policies" / run.run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.save(result.policy.state_dict(), folder / "policy.pt")
-    run.log_artifact(folder / "policy.pt", "policy")
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder)
+        torch.save(result.policy.state_dict(), weights / "policy.pt")
+        if trainer.world_model is not None:
+            trainer.world_model.save(weights / "world_model.pt")
+        for file in sorted(weights.iterdir()):
+            run.log_artifact(file, "checkpoints")
 
 
 def _log_world_model(run: MLflowRun, trainer: OfflineTrainer) -> None:
