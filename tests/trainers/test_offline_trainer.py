@@ -69,8 +69,8 @@ def test_logo_imagines_with_the_current_policy_and_mixes_half(
     stored = trainer.replay_buffer.imagined[:]
     assert (stored["uncertainty"] > 0).all()
     assert result.history["imagination/seen"][-1][1] == 72
-    assert trainer.uncertainty_threshold > 0
-    assert trainer.temperature == pytest.approx(trainer.uncertainty_threshold / 3)
+    assert trainer.imagination is not None and trainer.imagination.threshold > 0
+    assert trainer.imagination.temperature == pytest.approx(trainer.imagination.threshold / 3)
     # the model is used, not trained
     assert not any(p.requires_grad for p in world_model.parameters())
 

@@ -188,9 +188,7 @@ class ImaginedEnv(ModelBasedEnvBase):
         """The state of the random generator: the world model is not part of a rollout's state."""
         return {"generator": self._generator.get_state()}
 
-    def load_state_dict(
-        self, state_dict: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """Restores the random generator.
 
         TorchRL's collectors store nothing of an environment without transforms, and hand back

@@ -10,30 +10,24 @@ from typing import Any
 
 import torch
 from tensordict.nn import TensorDictModuleBase
-from tensordict.utils import NestedKey
 from torchrl.checkpoint import Checkpoint, CheckpointRotation, GlobalRNGState
-from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs import EnvBase, ExplorationType
+from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.record.loggers import Logger
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TargetNetUpdaterHook
 
 from torchrl_logo.data.dataset import OfflineDataset
-from torchrl_logo.data.real_and_imagined_buffer import real_and_imagined_buffer
-from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
 from torchrl_logo.data.validation import layout_shapes
-from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
-from torchrl_logo.trainers.imagined_transitions import ImaginedTransitions
+from torchrl_logo.trainers.imagination import Imagination, build_imagination
 from torchrl_logo.trainers.methods import Method, Networks, find_method
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
-from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
 from torchrl_logo.trainers.world_model import WorldModelTrainer
 
 __all__ = ["OfflineResult", "OfflineTrainer"]
@@ -215,10 +209,8 @@ class OfflineTrainer(Trainer):
         self.policy = loss.actor_network
         self.horizon = horizon
         self.world_model: WorldModel | None = None
-        self.uncertainty_threshold, self.temperature = uncertainty_threshold, temperature
-        hooks: list[tuple[str, Any]] = []
+        imagination: Imagination | None = None
         if imagines:
-            interval = min(imagine_interval, steps)
             if world_model is None:
                 world_model = _train_world_model(
                     dataset,
@@ -230,53 +222,31 @@ class OfflineTrainer(Trainer):
                     path=None if checkpoint_dir is None else Path(checkpoint_dir) / _MODEL_FILE,
                 )
             self.world_model = world_model
-            world_model.requires_grad_(False).eval()
-            env = ImaginedEnv(
+            imagination = build_imagination(
                 world_model,
+                self.policy,
                 dataset,
-                batch_size=imagined_envs,
+                real,
+                batch_size=batch_size,
                 horizon=horizon,
+                rollouts=imagined_envs,
+                capacity=imagined_capacity,
+                real_fraction=real_fraction,
+                threshold=uncertainty_threshold,
+                quantile=uncertainty_quantile,
+                temperature=temperature,
+                max_nonfinite_share=max_nonfinite_share,
                 seed=seed,
                 device=device,
             )
-            collector: Any = Collector(
-                env,
-                self.policy,
-                frames_per_batch=imagined_envs * horizon,
-                total_frames=-1,
-                exploration_type=ExplorationType.RANDOM,
-                # A batch depends on nothing but policy and generators: it can be resumed.
-                reset_at_each_iter=True,
-                device=device,
-                auto_register_policy_transforms=False,
-            )
-            if uncertainty_threshold is None:
-                uncertainty_threshold = measure_uncertainty(
-                    world_model, dataset, horizon=horizon, quantile=uncertainty_quantile, seed=seed
-                )
-            if temperature is None:
-                temperature = uncertainty_threshold / 3.0
-            self.uncertainty_threshold, self.temperature = uncertainty_threshold, temperature
-            imagined = TensorDictReplayBuffer(
-                storage=LazyTensorStorage(imagined_capacity, device=device),
-                sampler=UncertaintySampler(
-                    imagined_capacity, C=uncertainty_threshold, temperature=temperature
-                ),
-                priority_key="uncertainty",
-                batch_size=batch_size,
-            )
-            buffer: Any = real_and_imagined_buffer(
-                real, imagined, batch_size=batch_size, real_fraction=real_fraction
-            )
-            keys: list[NestedKey] = [k for k in stored if k not in ("episode", "step")]
-            storing = ImaginedTransitions(buffer, keys, max_nonfinite_share=max_nonfinite_share)
-            hooks.append(("imagined_transitions", storing))
-            frames_per_batch = imagined_envs * horizon
+        self.imagination = imagination
+        if imagination is None:
+            interval = frames_per_batch = min(log_interval, steps)
+            collector: Any = NoCollection(interval)
+            buffer: Any = real
         else:
-            interval = min(log_interval, steps)
-            collector = NoCollection(interval)
-            buffer = real
-            frames_per_batch = interval
+            interval, frames_per_batch = min(imagine_interval, steps), imagined_envs * horizon
+            collector, buffer = imagination.collector, imagination.buffer
         self._updates_per_batch = interval
         self.hyperparameters = {
             "batch_size": batch_size,
@@ -289,7 +259,7 @@ class OfflineTrainer(Trainer):
             "reward_scale": reward_scale,
             "loss": loss_kwargs or {},
         }
-        if imagines:
+        if imagination is not None:
             self.hyperparameters |= {
                 "world_model": type(self.world_model).__name__,
                 "world_model_steps": world_model_steps,
@@ -298,8 +268,8 @@ class OfflineTrainer(Trainer):
                 "imagine_interval": imagine_interval,
                 "imagined_capacity": imagined_capacity,
                 "real_fraction": real_fraction,
-                "uncertainty_threshold": self.uncertainty_threshold,
-                "temperature": self.temperature,
+                "uncertainty_threshold": imagination.threshold,
+                "temperature": imagination.temperature,
             }
         iterations = math.ceil(steps / interval)
         optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
@@ -311,8 +281,8 @@ class OfflineTrainer(Trainer):
         if checkpoint_dir is not None:
             rotation = CheckpointRotation(checkpoint_dir, keep_last=2)
             checkpoint = Checkpoint(random_state=GlobalRNGState())
-            if imagines:
-                checkpoint.register("imagined_env", env)
+            if imagination is not None:
+                checkpoint.register("imagined_env", imagination.env)
         super().__init__(
             collector=collector,
             total_frames=iterations * frames_per_batch,
@@ -332,8 +302,8 @@ class OfflineTrainer(Trainer):
         )
         # The class keeps one dictionary for all trainers of a process.
         self._last_log: dict[str, Any] = {}
-        for name, hook in hooks:
-            hook.register(self, name)
+        if imagination is not None:
+            imagination.storing.register(self)
         BatchSampling(
             buffer, batch_size=batch_size, reward_scale=reward_scale, device=device
         ).register(self)

@@ -66,9 +66,10 @@ def train_tracked(
     The run holds the parameters, the dataset's name and hash, versions, metrics by update, the
     final returns (``final/return``, ``final/normalized``), learning curves, for model-based
     methods the model's open-loop trajectories and its uncertainty against its error, a video of
-    the team (VMAS), and the weights of the policy and of the world model. It ends as ``FINISHED``, or as ``FAILED`` with the
-    error if the training raises. With ``checkpoint_dir``, a training that was cut off goes on
-    from its last checkpoint *and in the same run*.
+    the team (VMAS), and the weights of the policy and of the world model. It ends as
+    ``FINISHED``, or as ``FAILED`` with the error if the training raises. With
+    ``checkpoint_dir``, a training that was cut off goes on from its last checkpoint *and in the
+    same run*.
 
     Args:
         method (str): as :class:`~torchrl_logo.trainers.OfflineTrainer` takes it.
