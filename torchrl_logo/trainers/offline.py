@@ -357,6 +357,12 @@ class OfflineTrainer(Trainer):
                 for key, value in values.items():
                     self.logger.log_scalar(key, value, step=self._optim_count)
 
+    def _pbar_description(self) -> None:
+        """Names the method and its latest return before the bar."""
+        if self.progress_bar:
+            figures = [f"{key} {value:.1f}" for key, value in sorted(self._pbar_str.items())]
+            self._pbar.set_description(", ".join([self.method, *figures]))
+
     def train(self) -> OfflineResult:
         """Trains to the end (from a checkpoint, if one was loaded) and returns the result."""
         if self._optim_count < self.steps:
