@@ -173,8 +173,16 @@ def _log_world_model(run: MLflowRun, trainer: OfflineTrainer) -> None:
     windows = trainer.dataset.sample_sequences(256, horizon).to(device)
     imagined = imagine_open_loop(model, windows)
     true, predicted = windows.get(("next", "state")), imagined.get(("next", "state"))
-    run.log_figure("open_loop_state", plot_open_loop(true.cpu(), predicted.cpu()))
     scale = model.state_normalizer.inverse_scale
+    # the features that move within a rollout, not those that differ between episodes (goals)
+    moved = ((true[:, -1] - true[:, 0]) * scale).square().mean(0)  # [d_s]
+    shown = moved.topk(min(4, len(moved))).indices.sort().values
+    figure = plot_open_loop(
+        true[..., shown].cpu(),
+        predicted[..., shown].cpu(),
+        names=[f"state {index}" for index in shown.tolist()],
+    )
+    run.log_figure("open_loop_state", figure)
     error = ((predicted - true) * scale).square().mean(-1).sqrt()  # [W, L]
     uncertainty = imagined.get("uncertainty").squeeze(-1).cumsum(1)
     run.log_figure(
