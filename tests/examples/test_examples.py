@@ -1,0 +1,66 @@
+"""The example scripts run, at sizes that take seconds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+FRAMES = "2000"
+
+COMMANDS = {
+    "collect_dataset.py": ["task=vmas/balance", "quality=random", f"frames={FRAMES}"],
+    "import_components.py": [
+        *("--frames", FRAMES),
+        *("--model-updates", "20"),
+        *("--policy-updates", "250"),
+    ],
+    "train_world_model.py": ["quality=random", "steps=20", "hidden_size=16", "out=model.pt"],
+    "train_logo.py": [
+        *("method=logo", "quality=random", "steps=20", "eval_episodes=4", "video=false"),
+        *("+trainer.world_model_steps=20", "+trainer.imagined_envs=8", "+trainer.horizon=3"),
+        *("+trainer.eval_interval=0", "+trainer.loss_kwargs.min_q_weight=2.0"),
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("examples")
+
+
+def run(script: str, arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ, TORCHRL_LOGO_DATA=str(folder / "data"), OMP_NUM_THREADS="1")
+    environment.pop("MLFLOW_TRACKING_URI", None)
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_example_runs(script: str, folder: Path) -> None:
+    done = run(script, COMMANDS[script], folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    expected = {
+        "collect_dataset.py": "return",
+        "import_components.py": "final return",
+        "train_world_model.py": "one_step/state_error",
+        "train_logo.py": "MLflow run",
+    }
+    assert expected[script] in done.stdout
+
+
+def test_a_mistake_is_named(folder: Path) -> None:
+    done = run("train_logo.py", ["method=mcql", "quality=random"], folder)
+    assert done.returncode != 0
+    assert "No method 'mcql'. Nearest: macql" in done.stdout + done.stderr
