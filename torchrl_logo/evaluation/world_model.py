@@ -116,9 +116,10 @@ def evaluate_world_model(
         world_model.spec.require_match(dataset.spec, "The dataset to evaluate on")
         data = dataset.data
     device = world_model.observation_mask.device
-    results = _measure_one_step(world_model, data, device)
-
     keys = world_model.tensor_keys
+    spread = _inverse_spread(data.get(next_key(keys.reward))).to(device)
+    results = _measure_one_step(world_model, data, spread, device)
+
     starts = find_windows(data.get("episode"), horizon)
     if not len(starts):
         raise ValueError(f"No held-out episode has the {horizon} steps of the horizon.")
@@ -137,7 +138,6 @@ def evaluate_world_model(
         next_key(keys.observation),
         world_model.observation_normalizer.inverse_scale * world_model.observation_mask,
     )
-    spread = _inverse_spread(data.get(next_key(keys.reward))).to(device)
     reward_error = _square_error(imagined, truth, next_key(keys.reward), spread)
     for k in sorted({*(k for k in _REPORTED_STEPS if k <= horizon), horizon}):
         results[f"open_loop/state_error/{k}"] = state_error[:, k - 1].mean().item()
@@ -153,12 +153,11 @@ def evaluate_world_model(
 
 
 def _measure_one_step(
-    model: WorldModel, data: TensorDictBase, device: torch.device
+    model: WorldModel, data: TensorDictBase, spread: torch.Tensor, device: torch.device
 ) -> dict[str, float]:
     keys = model.tensor_keys
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     logits = []
-    spread = _inverse_spread(data.get(next_key(keys.reward))).to(device)
     for block in data.split(_BLOCK):
         block = block.to(device)
         window = imagine_open_loop(model, block.unsqueeze(1)).squeeze(1)

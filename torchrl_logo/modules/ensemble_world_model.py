@@ -108,16 +108,7 @@ class EnsembleWorldModel(JointWorldModel):
         inputs = torch.cat([state, action.flatten(-2)], -1)
         batch = inputs.shape[1:-1]
         out = self.network(inputs.flatten(1, -2) if len(batch) else inputs.unsqueeze(1))
-        out = out.reshape(self._members, *batch, out.shape[-1])
-        heads = out.split(self._sizes, -1)
-        agents = (self.spec.n_agents, -1)
-        return JointHeads(
-            state_delta=heads[0],
-            observation_delta=heads[1].unflatten(-1, agents) * self.observation_mask,
-            reward=heads[2],
-            termination_logit=heads[3],
-            action_mask_logit=heads[4].unflatten(-1, agents) if self.spec.discrete else None,
-        )
+        return self._split_heads(out.reshape(self._members, *batch, out.shape[-1]))
 
     def predict(
         self, state: torch.Tensor, observation: torch.Tensor, action: torch.Tensor

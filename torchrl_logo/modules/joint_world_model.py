@@ -106,7 +106,10 @@ class JointWorldModel(WorldModel):
             state (torch.Tensor): standardised, ``[*, d_s]``.
             action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
         """
-        out = self.network(torch.cat([state, action.flatten(-2)], -1))
+        return self._split_heads(self.network(torch.cat([state, action.flatten(-2)], -1)))
+
+    def _split_heads(self, out: torch.Tensor) -> JointHeads:
+        """The network's output ``[*, outputs]`` by what it predicts."""
         heads = out.split(self._sizes, -1)
         agents = (self.spec.n_agents, -1)
         return JointHeads(
