@@ -1,6 +1,6 @@
 """TorchRL's contract of losses, for every loss that the folder has.
 
-A loss that is added to the folder fails here until :data:`CASES` says how to make it.
+A loss that is added to the folder fails here until a file in ``loss_cases`` says how to make it.
 """
 
 from __future__ import annotations
@@ -9,155 +9,32 @@ import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictParams
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-)
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torchrl.modules import MaskedCategorical
 from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
 
+from tests.objectives.loss_cases import Case, find_cases
 from torchrl_logo import objectives
 from torchrl_logo.data import TaskSpec
-from torchrl_logo.modules import (
-    EnsembleWorldModel,
-    JointWorldModel,
-    LOGOWorldModel,
-    make_centralized_critic,
-    make_gaussian_actor,
-)
-from torchrl_logo.objectives import (
-    BCLoss,
-    EnsembleWorldModelLoss,
-    JointWorldModelLoss,
-    LOGOWorldModelLoss,
-    MACQLLoss,
-)
 from torchrl_logo.objectives.world_model import WorldModelLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 ROWS = 12
 #: Bases, which cannot be called.
 ABSTRACT = {WorldModelLoss}
-CONTINUOUS = TaskSpec(
-    n_agents=2,
-    observation_size=3,
-    state_size=4,
-    action_size=2,
-    action_low=(-1.0, -1.0),
-    action_high=(1.0, 2.0),
-)
-DISCRETE = TaskSpec(n_agents=2, observation_size=3, state_size=4, action_size=5, discrete=True)
-
-
-@dataclasses.dataclass(frozen=True)
-class Case:
-    """How a loss is made.
-
-    Attributes:
-        make: ``(device, keys, **kwargs)``, where ``keys`` are names that networks use.
-        spec: the task.
-        is_policy: whether it trains a policy; such losses are functional and take plain tensors,
-            and the losses of world models have tests of their own for devices and compilation.
-        has_targets: whether there are target networks.
-        compiles_alone: whether no other case's graph contains this one's.
-    """
-
-    make: Callable[..., LossModule]
-    spec: TaskSpec = CONTINUOUS
-    is_policy: bool = True
-    has_targets: bool = False
-    compiles_alone: bool = True
-
-
-def make_bc(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
-    actor = make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device)
-    return BCLoss(actor, action_spec=CONTINUOUS.action_spec(), **kwargs)
-
-
-def make_discrete_bc(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
-    actor = ProbabilisticTensorDictSequential(
-        TensorDictModule(
-            nn.Linear(3, 5, device=device),
-            in_keys=[("agents", "observation")],
-            out_keys=[("agents", "logits")],
-        ),
-        ProbabilisticTensorDictModule(
-            in_keys={"logits": ("agents", "logits"), "mask": ("agents", "action_mask")},
-            out_keys=[("agents", "action")],
-            distribution_class=MaskedCategorical,
-        ),
-    )
-    return BCLoss(actor, action_spec=DISCRETE.action_spec(), **kwargs)
-
-
-def make_macql(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
-    keys = keys or {}
-    critics = []
-    for _ in range(2):
-        made = make_centralized_critic(CONTINUOUS, hidden_sizes=(6,), device=device)
-        critics.append(
-            TensorDictModule(
-                made.module,
-                in_keys=["state", keys.get("action", ("agents", "action"))],
-                out_keys=[keys.get("state_action_value", "state_action_value")],
-            )
-        )
-    return MACQLLoss(
-        make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device),
-        critics,
-        action_spec=CONTINUOUS.action_spec(),
-        bc_coeff=0.5,
-        **kwargs,
-    )
-
-
-def make_lagrangian_macql(**kwargs: Any) -> LossModule:
-    return make_macql(lagrange_thresh=1.0, **kwargs)
-
-
-def world_model_case(model_class: Any, loss_class: Any, spec: TaskSpec) -> Case:
-    def make(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
-        return loss_class(model_class(spec, hidden_size=6, device=device), **kwargs)
-
-    return Case(make, spec, is_policy=False)
-
-
-CASES: dict[type[LossModule], dict[str, Case]] = {
-    BCLoss: {
-        "continuous": Case(make_bc),
-        "discrete": Case(make_discrete_bc, DISCRETE),
-    },
-    MACQLLoss: {
-        "fixed": Case(make_macql, has_targets=True, compiles_alone=False),
-        "lagrangian": Case(make_lagrangian_macql, has_targets=True),
-    },
-}
-for _model, _loss in (
-    (LOGOWorldModel, LOGOWorldModelLoss),
-    (JointWorldModel, JointWorldModelLoss),
-    (EnsembleWorldModel, EnsembleWorldModelLoss),
-):
-    CASES[_loss] = {
-        "continuous": world_model_case(_model, _loss, CONTINUOUS),
-        "discrete": world_model_case(_model, _loss, DISCRETE),
-    }
-
+CASES = find_cases()
 ALL = [
     pytest.param(case, id=f"{loss.__name__}-{name}")
     for loss, cases in CASES.items()
     for name, case in cases.items()
 ]
 POLICIES = [param for param in ALL if param.values[0].is_policy]
-WITH_TARGETS = [param for param in ALL if param.values[0].has_targets]
+WITH_TARGETS = [param for param in ALL if param.values[0].targets]
 
 
 def find_losses() -> set[type[LossModule]]:
@@ -344,32 +221,32 @@ def test_optimizer_steps_reach_every_output(case: Case) -> None:
             assert after[key] != before[key], key
 
 
+def network_and_target(loss: LossModule, case: Case) -> tuple[TensorDictParams, TensorDictParams]:
+    return getattr(loss, f"{case.targets}_params"), getattr(loss, f"target_{case.targets}_params")
+
+
 @pytest.mark.parametrize("case", WITH_TARGETS)
 def test_targets_follow(case: Case) -> None:
     loss, batch = make(case), make_batch(case.spec)
     compute(loss, batch)
     soft = SoftUpdate(loss, tau=0.25)
-    loss.qvalue_network_params.data.add_(1.0)
-    expected = loss.target_qvalue_network_params.data + 0.25 * (
-        loss.qvalue_network_params.data - loss.target_qvalue_network_params.data
-    )
-    before = compute(loss, batch)["target_value"]
+    network, target = network_and_target(loss, case)
+    network.data.add_(1.0)
+    expected = target.data + 0.25 * (network.data - target.data)
+    before = compute(loss, batch)[case.target_output]
     soft.step()
-    for key, value in loss.target_qvalue_network_params.items(True, True):
+    for key, value in target.items(True, True):
         torch.testing.assert_close(value, expected[key])
-    assert compute(loss, batch)["target_value"] != before
+    assert compute(loss, batch)[case.target_output] != before
 
     loss = make(case)
     hard = HardUpdate(loss, value_network_update_interval=2)
-    loss.qvalue_network_params.data.add_(1.0)
+    network, target = network_and_target(loss, case)
+    network.data.add_(1.0)
     same = []
     for _ in range(3):
         hard.step()
-        pairs = zip(
-            loss.qvalue_network_params.values(True, True),
-            loss.target_qvalue_network_params.values(True, True),
-            strict=True,
-        )
+        pairs = zip(network.values(True, True), target.values(True, True), strict=True)
         same.append(all(torch.equal(a, b) for a, b in pairs))
     assert same == [False, False, True]
 
