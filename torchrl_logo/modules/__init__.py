@@ -1,10 +1,12 @@
 """World models and the networks of policies and critics."""
 
 from torchrl_logo.modules.actors import make_gaussian_actor
+from torchrl_logo.modules.categorical_actor import make_categorical_actor
 from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.joint_world_model import JointWorldModel
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
+from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.normalizer import Normalizer
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
@@ -13,9 +15,11 @@ __all__ = [
     "EnsembleWorldModel",
     "JointWorldModel",
     "LOGOWorldModel",
+    "MaskedCategorical",
     "Normalizer",
     "Prediction",
     "WorldModel",
+    "make_categorical_actor",
     "make_centralized_critic",
     "make_gaussian_actor",
 ]

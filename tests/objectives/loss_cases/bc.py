@@ -4,17 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from tensordict.nn import (
-    ProbabilisticTensorDictModule,
-    ProbabilisticTensorDictSequential,
-    TensorDictModule,
-)
-from torch import nn
-from torchrl.modules import MaskedCategorical
 from torchrl.objectives import LossModule
 
 from tests.objectives.loss_cases import CONTINUOUS, DISCRETE, Case, Cases
-from torchrl_logo.modules import make_gaussian_actor
+from torchrl_logo.modules import make_categorical_actor, make_gaussian_actor
 from torchrl_logo.objectives import BCLoss
 
 
@@ -24,18 +17,7 @@ def make_bc(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
 
 
 def make_discrete_bc(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
-    actor = ProbabilisticTensorDictSequential(
-        TensorDictModule(
-            nn.Linear(3, 5, device=device),
-            in_keys=[("agents", "observation")],
-            out_keys=[("agents", "logits")],
-        ),
-        ProbabilisticTensorDictModule(
-            in_keys={"logits": ("agents", "logits"), "mask": ("agents", "action_mask")},
-            out_keys=[("agents", "action")],
-            distribution_class=MaskedCategorical,
-        ),
-    )
+    actor = make_categorical_actor(DISCRETE, hidden_sizes=(6,), device=device)
     return BCLoss(actor, action_spec=DISCRETE.action_spec(), **kwargs)
 
 
