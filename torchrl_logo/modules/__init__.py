@@ -1,5 +1,6 @@
 """World models and the networks of policies and critics."""
 
+from torchrl_logo.modules.action_values import make_action_value_network
 from torchrl_logo.modules.actors import make_gaussian_actor
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
 from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
@@ -7,6 +8,7 @@ from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.joint_world_model import JointWorldModel
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
+from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
@@ -19,7 +21,9 @@ __all__ = [
     "Normalizer",
     "Prediction",
     "WorldModel",
+    "make_action_value_network",
     "make_categorical_actor",
     "make_centralized_critic",
     "make_gaussian_actor",
+    "make_mixer",
 ]
