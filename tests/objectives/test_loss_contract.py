@@ -47,6 +47,7 @@ def find_losses() -> set[type[LossModule]]:
             if inspect.isclass(member)
             and issubclass(member, LossModule)
             and member.__module__ == module.name
+            and not inspect.isabstract(member)
         }
     return found - ABSTRACT
 

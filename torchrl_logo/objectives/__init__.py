@@ -2,6 +2,7 @@
 
 from torchrl_logo.objectives.bc import BCLoss
 from torchrl_logo.objectives.discrete_mabcq import DiscreteMABCQLoss
+from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
 from torchrl_logo.objectives.macql import MACQLLoss
 from torchrl_logo.objectives.world_model import (
     EnsembleWorldModelLoss,
@@ -13,6 +14,7 @@ from torchrl_logo.objectives.world_model import (
 __all__ = [
     "BCLoss",
     "DiscreteMABCQLoss",
+    "DiscreteMACQLLoss",
     "EnsembleWorldModelLoss",
     "JointWorldModelLoss",
     "LOGOWorldModelLoss",
