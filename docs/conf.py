@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import sys
 from importlib.metadata import version as installed_version
+from pathlib import Path
 
 project = "torchrl-logo"
 author = "torchrl-logo contributors"
 copyright = "2026, torchrl-logo contributors"
 release = version = installed_version("torchrl-logo")
 
+sys.path.insert(0, str(Path(__file__).parent / "extensions"))
+
 extensions = [
+    "loss_table",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",

@@ -216,16 +216,16 @@ class LOGOWorldModelLoss(WorldModelLoss):
     local model, :math:`g` the deductive one and :math:`h` its decoder; :math:`\Delta` is a change
     from this step to the next, :math:`\mathrm{sg}` stops gradients:
 
-    ================== ======================================================================
-    loss_local         :math:`\lVert f(o_i, a_i; s) - \Delta o_i \rVert^2`
-    loss_state         :math:`\lVert g(\Delta o; s, a) - \Delta s \rVert^2`, from true changes
-    loss_regularizer   :math:`\lVert g(\mathrm{sg} f(o, a; s); s, a) - \Delta s \rVert^2`
-    loss_reward        distance of reward, deduced from the predicted local changes
-    loss_termination   cross-entropy of termination, deduced likewise
-    loss_action_mask   cross-entropy of the next masks (discrete actions only)
+    =================== ======================================================================
+    loss_local          :math:`\lVert f(o_i, a_i; s) - \Delta o_i \rVert^2`
+    loss_state          :math:`\lVert g(\Delta o; s, a) - \Delta s \rVert^2`, from true changes
+    loss_regularizer    :math:`\lVert g(\mathrm{sg} f(o, a; s); s, a) - \Delta s \rVert^2`
+    loss_reward         distance of reward, deduced from the predicted local changes
+    loss_termination    cross-entropy of termination, deduced likewise
+    loss_action_mask    cross-entropy of the next masks (discrete actions only)
     loss_reconstruction :math:`\lVert h(s') - o' \rVert^2`
-    loss_direct        :math:`\lVert d(s, a) - \Delta s \rVert^2` of the uncertainty's encoder
-    ================== ======================================================================
+    loss_direct         :math:`\lVert d(s, a) - \Delta s \rVert^2` of the uncertainty's encoder
+    =================== ======================================================================
 
     Squares are means over features. The local predictions are detached inside the regulariser
     (ours): they stay predictions of observations, and do not become a code for the state. The
