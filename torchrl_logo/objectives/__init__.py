@@ -1,6 +1,7 @@
 """Losses of world models and policies: each is a :class:`torchrl.objectives.LossModule`."""
 
 from torchrl_logo.objectives.bc import BCLoss
+from torchrl_logo.objectives.discrete_cfcql import DiscreteCFCQLLoss
 from torchrl_logo.objectives.discrete_mabcq import DiscreteMABCQLoss
 from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
 from torchrl_logo.objectives.macql import MACQLLoss
@@ -13,6 +14,7 @@ from torchrl_logo.objectives.world_model import (
 
 __all__ = [
     "BCLoss",
+    "DiscreteCFCQLLoss",
     "DiscreteMABCQLoss",
     "DiscreteMACQLLoss",
     "EnsembleWorldModelLoss",
