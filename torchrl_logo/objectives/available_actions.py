@@ -50,7 +50,8 @@ def sample_available_actions(
     ranks = mask.cumsum(-1)  # the k-th available action is the first of rank k
     count = ranks[..., -1:]
     uniform = torch.rand((*count.shape[:-1], num_samples), device=mask.device)  # [*, N, n]
-    drawn = (uniform * count).long() + 1
+    # in float32 the product with a draw just below one can round up to the count itself
+    drawn = ((uniform * count).long() + 1).minimum(count)
     actions = torch.searchsorted(ranks, drawn).clamp_max(mask.shape[-1] - 1)  # [*, N, n]
     log_prob = -count.squeeze(-1).clamp_min(1).log().sum(-1)
     return actions.movedim(-1, 0), log_prob
