@@ -125,6 +125,9 @@ WRITTEN = {
     "global_value",
     "chosen_action_value",
     "logits",
+    "latent",
+    "latent_loc",
+    "latent_scale",
 }
 
 

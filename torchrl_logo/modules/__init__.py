@@ -10,6 +10,7 @@ from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = [
@@ -21,9 +22,11 @@ __all__ = [
     "Normalizer",
     "Prediction",
     "WorldModel",
+    "make_action_vae",
     "make_action_value_network",
     "make_categorical_actor",
     "make_centralized_critic",
     "make_gaussian_actor",
     "make_mixer",
+    "make_perturbation_network",
 ]

@@ -4,6 +4,7 @@ from torchrl_logo.objectives.bc import BCLoss
 from torchrl_logo.objectives.discrete_cfcql import DiscreteCFCQLLoss
 from torchrl_logo.objectives.discrete_mabcq import DiscreteMABCQLoss
 from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
+from torchrl_logo.objectives.mabcq import MABCQLoss
 from torchrl_logo.objectives.macql import MACQLLoss
 from torchrl_logo.objectives.world_model import (
     EnsembleWorldModelLoss,
@@ -20,6 +21,7 @@ __all__ = [
     "EnsembleWorldModelLoss",
     "JointWorldModelLoss",
     "LOGOWorldModelLoss",
+    "MABCQLoss",
     "MACQLLoss",
     "make_world_model_loss",
 ]
