@@ -1,6 +1,7 @@
 """Losses of world models and policies: each is a :class:`torchrl.objectives.LossModule`."""
 
 from torchrl_logo.objectives.bc import BCLoss
+from torchrl_logo.objectives.cfcql import CFCQLLoss
 from torchrl_logo.objectives.discrete_cfcql import DiscreteCFCQLLoss
 from torchrl_logo.objectives.discrete_mabcq import DiscreteMABCQLoss
 from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
@@ -15,6 +16,7 @@ from torchrl_logo.objectives.world_model import (
 
 __all__ = [
     "BCLoss",
+    "CFCQLLoss",
     "DiscreteCFCQLLoss",
     "DiscreteMABCQLoss",
     "DiscreteMACQLLoss",

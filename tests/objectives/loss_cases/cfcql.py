@@ -1,0 +1,46 @@
+"""Counterfactual conservative Q-learning, with and without a behaviour network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tensordict.nn import TensorDictModule
+from torchrl.objectives import LossModule
+
+from tests.objectives.loss_cases import CONTINUOUS, Case, Cases
+from torchrl_logo.modules import make_centralized_critic, make_gaussian_actor
+from torchrl_logo.objectives import CFCQLLoss
+
+
+def make_unweighted(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
+    keys = keys or {}
+    critics = []
+    for _ in range(2):
+        made = make_centralized_critic(CONTINUOUS, hidden_sizes=(6,), device=device)
+        critics.append(
+            TensorDictModule(
+                made.module,
+                in_keys=["state", keys.get("action", ("agents", "action"))],
+                out_keys=[keys.get("state_action_value", "state_action_value")],
+            )
+        )
+    return CFCQLLoss(
+        make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device),
+        critics,
+        action_spec=CONTINUOUS.action_spec(),
+        bc_coeff=0.5,
+        **kwargs,
+    )
+
+
+def make_weighted(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
+    behaviour = make_gaussian_actor(CONTINUOUS, hidden_sizes=(5,), device=device)
+    return make_unweighted(device, keys, behaviour_network=behaviour, lagrange_thresh=1.0, **kwargs)
+
+
+CASES: Cases = {
+    CFCQLLoss: {
+        "unweighted": Case(make_unweighted, targets="qvalue_network", compiles_alone=False),
+        "weighted": Case(make_weighted, targets="qvalue_network"),
+    },
+}
