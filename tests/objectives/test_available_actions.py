@@ -46,7 +46,7 @@ def test_ends_of_the_random_numbers_are_available(
 
 def test_agents_without_actions_get_a_valid_index() -> None:
     actions, log_prob = sample_available_actions(torch.zeros(2, 3, dtype=torch.bool), 5)
-    assert (actions == 2).all() and log_prob == 0
+    assert (actions == 0).all() and log_prob == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
