@@ -7,6 +7,7 @@ from torchrl_logo.objectives.discrete_mabcq import DiscreteMABCQLoss
 from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
 from torchrl_logo.objectives.mabcq import MABCQLoss
 from torchrl_logo.objectives.macql import MACQLLoss
+from torchrl_logo.objectives.matd3bc import MATD3BCLoss
 from torchrl_logo.objectives.world_model import (
     EnsembleWorldModelLoss,
     JointWorldModelLoss,
@@ -25,5 +26,6 @@ __all__ = [
     "LOGOWorldModelLoss",
     "MABCQLoss",
     "MACQLLoss",
+    "MATD3BCLoss",
     "make_world_model_loss",
 ]
