@@ -8,6 +8,7 @@ from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
 from torchrl_logo.objectives.mabcq import MABCQLoss
 from torchrl_logo.objectives.macql import MACQLLoss
 from torchrl_logo.objectives.matd3bc import MATD3BCLoss
+from torchrl_logo.objectives.omar import OMARLoss
 from torchrl_logo.objectives.world_model import (
     EnsembleWorldModelLoss,
     JointWorldModelLoss,
@@ -27,5 +28,6 @@ __all__ = [
     "MABCQLoss",
     "MACQLLoss",
     "MATD3BCLoss",
+    "OMARLoss",
     "make_world_model_loss",
 ]

@@ -14,6 +14,23 @@ from torchrl_logo.modules.squashed_normal import SquashedNormalModule
 from torchrl_logo.objectives import MATD3BCLoss
 
 
+def make_actor(device: str, action: Any, *, deterministic: bool) -> Any:
+    """An actor that writes the action where it is told to."""
+    if deterministic:
+        network = nn.Sequential(nn.Linear(3, 2, device=device), nn.Tanh())
+        return TensorDictModule(network, [("agents", "observation")], [action])
+    # the factory's, with the action's name
+    made = make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device)
+    squash = SquashedNormalModule(
+        made.module[1].low,
+        made.module[1].high,
+        in_keys=made.module[1].in_keys,
+        out_keys=[action],
+        log_prob_key=("agents", "action_log_prob"),
+    )
+    return ProbabilisticTensorDictSequential(made.module[0], squash)
+
+
 def make_matd3bc(
     device: str = "cpu", keys: Any = None, *, deterministic: bool = False, **kwargs: Any
 ) -> LossModule:
@@ -28,20 +45,7 @@ def make_matd3bc(
         )
         for _ in range(2)
     ]
-    if deterministic:
-        network = nn.Sequential(nn.Linear(3, 2, device=device), nn.Tanh())
-        actor: Any = TensorDictModule(network, [("agents", "observation")], [action])
-    else:
-        # the factory's, with the action's name
-        made = make_gaussian_actor(CONTINUOUS, hidden_sizes=(6,), device=device)
-        squash = SquashedNormalModule(
-            made.module[1].low,
-            made.module[1].high,
-            in_keys=made.module[1].in_keys,
-            out_keys=[action],
-            log_prob_key=("agents", "action_log_prob"),
-        )
-        actor = ProbabilisticTensorDictSequential(made.module[0], squash)
+    actor = make_actor(device, action, deterministic=deterministic)
     return MATD3BCLoss(actor, critics, action_spec=CONTINUOUS.action_spec(), **kwargs)
 
 
