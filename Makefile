@@ -9,6 +9,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 INSTALLED := $(VENV)/.installed
+INSTALLED_TEST := $(VENV)/.installed-test
 INSTALLED_DOCS := $(VENV)/.installed-docs
 BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
 
@@ -35,6 +36,11 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) -e ".[dev]"
 	@touch $@
 
+# Every simulator and format, so that no test is skipped for want of one.
+$(INSTALLED_TEST): $(INSTALLED)
+	@$(PIP) -e ".[dev,test]"
+	@touch $@
+
 $(INSTALLED_DOCS): $(INSTALLED)
 	@$(PIP) -e ".[docs]"
 	@touch $@
@@ -42,7 +48,7 @@ $(INSTALLED_DOCS): $(INSTALLED)
 demo: install
 	@$(PY) examples/demo.py
 
-test: lint
+test: $(INSTALLED_TEST) lint
 	@$(PY) -m pytest
 
 lint: install
