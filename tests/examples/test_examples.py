@@ -20,6 +20,10 @@ COMMANDS = {
         *("--policy-updates", "250"),
     ],
     "train_world_model.py": ["quality=random", "steps=20", "hidden_size=16", "out=model.pt"],
+    "train_behaviour.py": [
+        *("--minutes", "0.01", "--num-envs", "8", "--rollout-steps", "20", "--minibatch", "32"),
+        *("--episodes", "4", "--normalize", "--unshared", "--output", "behaviour"),
+    ],
     "train_logo.py": [
         *("method=logo", "quality=random", "steps=20", "eval_episodes=4", "video=false"),
         *("+trainer.world_model_steps=20", "+trainer.imagined_envs=8", "+trainer.horizon=3"),
@@ -55,6 +59,7 @@ def test_example_runs(script: str, folder: Path) -> None:
         "collect_dataset.py": "return",
         "import_components.py": "final return",
         "train_world_model.py": "one_step/state_error",
+        "train_behaviour.py": "expert",
         "train_logo.py": "MLflow run",
     }
     assert expected[script] in done.stdout

@@ -11,16 +11,23 @@ import hashlib
 import importlib.resources
 import io
 import json
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from typing import Any
 
 import torch
-from tensordict.nn import TensorDictModuleBase
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModuleBase
 from torch import nn
 
 from torchrl_logo.data.task_spec import TaskSpec
 
-__all__ = ["behaviour_digest", "behaviour_tasks", "load_behaviour_policy", "read_recipe"]
+__all__ = [
+    "behaviour_digest",
+    "behaviour_tasks",
+    "load_behaviour_policy",
+    "make_behaviour_actor",
+    "read_recipe",
+]
 
 
 def _behaviour_folder() -> Traversable:
@@ -47,8 +54,10 @@ def read_recipe(task: str) -> dict[str, Any]:
         task (str): one of :func:`behaviour_tasks`.
 
     Returns:
-        ``spec``, ``hidden_sizes``, ``returns`` (mean return of each policy), ``qualities`` (the
-        names of the policies of each data quality) and ``training`` (the command's settings).
+        ``spec``, ``hidden_sizes``, ``share_params`` and ``normalize`` (see
+        :func:`make_behaviour_actor`), ``returns`` (mean return of each policy), ``qualities``
+        (the names of the policies of each data quality) and ``training`` (the command's
+        settings).
 
     Raises:
         ValueError: if no policies ship for the task.
@@ -69,6 +78,47 @@ def behaviour_digest(task: str) -> str:
     return digest.hexdigest()[:8]
 
 
+def make_behaviour_actor(
+    spec: TaskSpec,
+    *,
+    hidden_sizes: Sequence[int],
+    share_params: bool = True,
+    normalize: bool = False,
+    device: torch.device | str = "cpu",
+) -> ProbabilisticTensorDictSequential:
+    """The kind of actor that behaviour policies are: categorical or squashed Gaussian.
+
+    Args:
+        spec (TaskSpec): of the task.
+
+    Keyword Args:
+        hidden_sizes (sequence of int): widths of the hidden layers.
+        share_params (bool): whether all agents use one set of weights. Defaults to ``True``.
+        normalize (bool): whether observations are standardised first, by constants that the
+            actor holds. Defaults to ``False``.
+        device (torch.device or str): where the parameters are made.
+
+    Examples:
+        >>> spec = TaskSpec(n_agents=2, observation_size=3, state_size=4, action_size=5,
+        ...                 discrete=True)
+        >>> make_behaviour_actor(spec, hidden_sizes=(8,)).out_keys[-1]
+        ('agents', 'action_log_prob')
+    """
+    from torchrl_logo.modules.actors import make_gaussian_actor
+    from torchrl_logo.modules.categorical_actor import make_categorical_actor
+    from torchrl_logo.modules.normalizer import Normalizer
+
+    make = make_categorical_actor if spec.discrete else make_gaussian_actor
+    return make(
+        spec,
+        hidden_sizes=hidden_sizes,
+        share_params=share_params,
+        activation_class=nn.Tanh,
+        normalizer=Normalizer(spec.observation_size, device=device) if normalize else None,
+        device=device,
+    )
+
+
 def load_behaviour_policy(
     task: str, name: str, *, device: torch.device | str = "cpu"
 ) -> TensorDictModuleBase | None:
@@ -82,15 +132,12 @@ def load_behaviour_policy(
         device (torch.device or str): where the parameters are made.
 
     Returns:
-        A stochastic actor (see :func:`torchrl_logo.modules.actors.make_gaussian_actor`), or
-        ``None`` for ``"random"``: uniformly random actions, as
-        :func:`torchrl_logo.data.collect` takes it.
+        A stochastic actor (see :func:`make_behaviour_actor`), or ``None`` for ``"random"``:
+        uniformly random (available) actions, as :func:`torchrl_logo.data.collect` takes it.
 
     Raises:
         ValueError: if the task or the policy does not exist.
     """
-    from torchrl_logo.modules.actors import make_gaussian_actor
-
     recipe = read_recipe(task)
     if name == "random":
         return None
@@ -101,10 +148,11 @@ def load_behaviour_policy(
             f"No behaviour policy {name!r} for {task!r}; expected 'random' or one of "
             f"{sorted(policies)}."
         )
-    actor = make_gaussian_actor(
+    actor = make_behaviour_actor(
         TaskSpec.from_dict(recipe["spec"]),
         hidden_sizes=recipe["hidden_sizes"],
-        activation_class=nn.Tanh,
+        share_params=recipe.get("share_params", True),
+        normalize=recipe.get("normalize", False),
         device=device,
     )
     actor.load_state_dict(policies[name])
