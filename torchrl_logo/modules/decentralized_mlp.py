@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from tensordict import TensorDictBase, from_module
+from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torchrl.modules import MultiAgentMLP
 
@@ -59,8 +59,10 @@ class DecentralizedMLP(MultiAgentMLP):
             device=device,
             use_td_params=False,
         )
-        # From here on the parameters are the module's own, and not a second list of them.
+        # From here on the parameters are the module's own, and not a second list of them. Their
+        # names stay: functional calls may put plain tensors in, which a module does not list.
         del self.__dict__["_made_params"]
+        self._param_names = [name for name, _ in self._empty_net.named_parameters()]
 
     @property
     def params(self) -> TensorDictBase:
@@ -68,8 +70,11 @@ class DecentralizedMLP(MultiAgentMLP):
         made = self.__dict__.get("_made_params")
         if made is not None:
             return made
-        params = from_module(self._empty_net).unlock_()
-        params.batch_size = [] if self.share_params else [self.n_agents]
+        params = TensorDict({}, batch_size=[] if self.share_params else [self.n_agents])
+        for name in self._param_names:
+            path, _, attribute = name.rpartition(".")
+            value = getattr(self._empty_net.get_submodule(path), attribute)
+            params.set(tuple(name.split(".")), value)
         return params
 
     @params.setter
