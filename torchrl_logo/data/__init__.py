@@ -1,10 +1,12 @@
 """Offline multi-agent datasets, and the buffers that LOGO trains from."""
 
 from torchrl_logo.data.collection import collect
+from torchrl_logo.data.conversion import convert_dataset
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.embedded import available_datasets, load_dataset
 from torchrl_logo.data.formats import from_arrays
 from torchrl_logo.data.metadata import DatasetMetadata
+from torchrl_logo.data.next_actions import add_next_actions
 from torchrl_logo.data.real_and_imagined_buffer import (
     RealAndImaginedBuffer,
     real_and_imagined_buffer,
@@ -22,8 +24,10 @@ __all__ = [
     "ReferenceReturns",
     "TaskSpec",
     "UncertaintySampler",
+    "add_next_actions",
     "available_datasets",
     "collect",
+    "convert_dataset",
     "from_arrays",
     "load_dataset",
     "real_and_imagined_buffer",

@@ -26,10 +26,11 @@ from torchrl_logo.data.validation import (
     validate_layout,
 )
 
-__all__ = ["OfflineDataset", "hash_content"]
+__all__ = ["OfflineDataset", "hash_content", "write_metadata"]
 
 _FORMAT = 1
 _BLOCK = 65_536
+_READ = 16 * 2**20
 
 
 class OfflineDataset(TensorDictReplayBuffer):
@@ -301,6 +302,11 @@ class OfflineDataset(TensorDictReplayBuffer):
         _require_absent(Path(path))
         _write(Path(path), self.data, self.metadata)
 
+    @staticmethod
+    def is_saved(path: str | Path) -> bool:
+        """Whether a folder holds a dataset that :meth:`save` wrote."""
+        return (Path(path) / "metadata.json").is_file() and (Path(path) / "data").is_dir()
+
     @classmethod
     def load(cls, path: str | Path, *, verify: bool = False, **kwargs: Any) -> OfflineDataset:
         """Opens a saved dataset; its tensors are mapped, not read.
@@ -378,16 +384,62 @@ def hash_content(data: TensorDictBase, rows: torch.Tensor | None = None) -> str:
         False
     """
     length = len(data) if rows is None else len(rows)
-    leaves = {"/".join(k) if isinstance(k, tuple) else k: k for k in data.keys(True, True)}
     digest = hashlib.sha256()
-    for name in sorted(leaves):
-        leaf = data.get(leaves[name])
-        digest.update(f"{name}|{leaf.dtype}|{[length, *leaf.shape[1:]]}|".encode())
+    for name, leaf in _leaves_by_name(data):
+        digest.update(_describe_leaf(name, leaf, length))
         for start in range(0, length, _BLOCK):
             block = slice(start, start + _BLOCK)
             value = leaf[block] if rows is None else leaf[rows[block]]
             digest.update(value.contiguous().cpu().numpy().data)
     return digest.hexdigest()
+
+
+def write_metadata(
+    folder: Path,
+    spec: TaskSpec,
+    *,
+    quality: str | None,
+    reference_returns: ReferenceReturns | None,
+    provenance: dict[str, Any],
+) -> None:
+    """Describes the valid transitions that were written to ``folder / "data"``.
+
+    The files are read a block at a time, not mapped, so that the memory in use stays small.
+
+    Args:
+        folder (Path): where ``metadata.json`` is written.
+        spec (TaskSpec): sizes of the task.
+
+    Keyword Args:
+        quality (str, optional): how good the behaviour was.
+        reference_returns (ReferenceReturns, optional): what scores are normalised by.
+        provenance (dict): where the data come from.
+    """
+    data = TensorDict.load_memmap(folder / "data")
+    digest = hashlib.sha256()
+    for name, leaf in _leaves_by_name(data):
+        digest.update(_describe_leaf(name, leaf, len(data)))
+        with (folder / "data" / f"{name}.memmap").open("rb", buffering=0) as file:
+            while block := file.read(_READ):
+                digest.update(block)
+    metadata = _describe(
+        data,
+        spec,
+        quality=quality,
+        reference_returns=reference_returns,
+        provenance=provenance,
+        content_hash=digest.hexdigest(),
+    )
+    _dump_metadata(folder, metadata)
+
+
+def _leaves_by_name(data: TensorDictBase) -> list[tuple[str, torch.Tensor]]:
+    names = {"/".join(k) if isinstance(k, tuple) else k: k for k in data.keys(True, True)}
+    return [(name, data.get(names[name])) for name in sorted(names)]
+
+
+def _describe_leaf(name: str, leaf: torch.Tensor, length: int) -> bytes:
+    return f"{name}|{leaf.dtype}|{[length, *leaf.shape[1:]]}|".encode()
 
 
 def _sum_episodes(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -405,6 +457,7 @@ def _describe(
     quality: str | None,
     reference_returns: ReferenceReturns | None,
     provenance: dict[str, Any],
+    content_hash: str | None = None,
 ) -> DatasetMetadata:
     """Describes the (given) rows of valid transitions."""
     episode, reward = data.get("episode"), data.get(("next", "reward"))
@@ -421,7 +474,7 @@ def _describe(
         return_statistics=describe_values(_sum_episodes(reward, lengths)),
         length_statistics=describe_values(lengths),
         reference_returns=reference_returns,
-        hash=hash_content(data, rows),
+        hash=hash_content(data, rows) if content_hash is None else content_hash,
         provenance=provenance,
     )
 
@@ -431,6 +484,12 @@ def _require_absent(path: Path) -> None:
         raise FileExistsError(f"Cannot save a dataset to {path}: it exists already.")
 
 
+def _dump_metadata(folder: Path, metadata: DatasetMetadata) -> None:
+    content = {"format": _FORMAT, **metadata.to_dict()}
+    text = json.dumps(content, indent=2, sort_keys=True)
+    (folder / "metadata.json").write_text(text + "\n")
+
+
 def _write(path: Path, data: TensorDictBase, metadata: DatasetMetadata) -> None:
     """Writes a dataset beside its place, flushes it to the disk and renames it."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -438,9 +497,7 @@ def _write(path: Path, data: TensorDictBase, metadata: DatasetMetadata) -> None:
     try:
         unfinished.mkdir()
         data.cpu().memmap(str(unfinished / "data"), copy_existing=True)
-        content = {"format": _FORMAT, **metadata.to_dict()}
-        text = json.dumps(content, indent=2, sort_keys=True)
-        (unfinished / "metadata.json").write_text(text + "\n")
+        _dump_metadata(unfinished, metadata)
         for file in [f for f in unfinished.rglob("*") if f.is_file()]:
             with file.open("rb+") as handle:
                 os.fsync(handle.fileno())

@@ -1,4 +1,4 @@
-"""Named datasets that are collected on first use from behaviour policies in the package."""
+"""Datasets by name, collected on first use from behaviour policies in the package, or by path."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from torchrl_logo.data.behaviour_policies import (
     read_recipe,
 )
 from torchrl_logo.data.collection import collect
+from torchrl_logo.data.conversion import convert_dataset, fingerprint_source
 from torchrl_logo.data.dataset import OfflineDataset
 
 __all__ = ["available_datasets", "load_dataset"]
@@ -59,8 +60,13 @@ def load_dataset(
     frames: int = _DEFAULT_FRAMES,
     seed: int = 0,
     verify: bool = False,
+    **options: Any,
 ) -> OfflineDataset:
-    """Loads a dataset by its name, collecting it on first use, or from a folder.
+    """Loads a dataset by its name, collecting it on first use, or from a file or folder.
+
+    A file or folder of another format is recognised and converted on first use (see
+    :func:`~torchrl_logo.data.convert_dataset`); the converted dataset is kept under ``root``, and
+    is made anew when the files or the options change.
 
     Collecting takes seconds on one thread. The data are kept under ``root`` in a folder named
     after the dataset, ``frames``, ``seed`` and a digest of the behaviour policies, so that other
@@ -69,8 +75,8 @@ def load_dataset(
     same hash.
 
     Args:
-        name_or_path (str or Path): one of :func:`available_datasets`, or the folder of a saved
-            dataset.
+        name_or_path (str or Path): one of :func:`available_datasets`, the folder of a saved
+            dataset, or a file or folder of another format.
 
     Keyword Args:
         root (str or Path, optional): where collected datasets are kept. Defaults to the
@@ -82,9 +88,13 @@ def load_dataset(
         seed (int): seed of the collection. Defaults to ``0``. Ignored for a folder.
         verify (bool): whether the content is compared with the recorded hash.
             Defaults to ``False``.
+        **options: for files of another format, what
+            :func:`~torchrl_logo.data.convert_dataset` and the format's reader take, such as
+            ``task``, ``quality`` or ``reward_rule``.
 
     Raises:
-        ValueError: if there is no such name or folder; names the nearest datasets.
+        ValueError: if there is no such name or path; names the nearest datasets.
+        TypeError: if options are given for a dataset that is not converted.
         DatasetError: if the folder's data do not fit their metadata.
 
     Examples:
@@ -93,19 +103,27 @@ def load_dataset(
         ...
         ValueError: No dataset 'vmas/balanse-medium'. ...
     """
-    options: dict[str, Any] = {"batch_size": batch_size, "device": device, "verify": verify}
+    opening: dict[str, Any] = {"batch_size": batch_size, "device": device, "verify": verify}
     name = str(name_or_path)
     names = available_datasets()
-    if isinstance(name_or_path, str) and name in names:
-        path = _generate_once(name, _find_root(root), frames, seed)
-        return OfflineDataset.load(path, **options)
-    if (Path(name_or_path) / "metadata.json").is_file():
-        return OfflineDataset.load(name_or_path, **options)
+    path = Path(name_or_path)
+    named = isinstance(name_or_path, str) and name in names
+    if not named and path.exists() and not OfflineDataset.is_saved(path):
+        return OfflineDataset.load(_convert_once(path, _find_root(root), options), **opening)
+    if options:
+        raise TypeError(
+            f"load_dataset({name!r}) takes no options {sorted(options)}: they are for files of "
+            "other formats."
+        )
+    if named:
+        return OfflineDataset.load(_generate_once(name, _find_root(root), frames, seed), **opening)
+    if path.exists():
+        return OfflineDataset.load(path, **opening)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
     raise ValueError(
         f"No dataset {name!r}. Nearest: {', '.join(near) or 'none'}. "
-        "torchrl_logo.data.available_datasets() lists all names; a folder must hold a saved "
-        "dataset."
+        "torchrl_logo.data.available_datasets() lists all names, and there is no such file or "
+        "folder."
     )
 
 
@@ -113,6 +131,17 @@ def _find_root(root: str | Path | None) -> Path:
     if root is None:
         root = os.environ.get("TORCHRL_LOGO_DATA") or Path("~/.cache/torchrl_logo")
     return Path(root).expanduser()
+
+
+def _convert_once(path: Path, root: Path, options: dict[str, Any]) -> Path:
+    """Converts files of another format unless that was done; returns the folder."""
+    chosen = {k: v for k, v in options.items() if k not in ("memory", "progress_bar")}
+    folder = root / f"{path.stem}-{fingerprint_source(path, chosen)[:12]}"
+    if not folder.exists():
+        # another process may make it in the meantime
+        with contextlib.suppress(FileExistsError):
+            convert_dataset(path, folder, **options)
+    return folder
 
 
 def _generate_once(name: str, root: Path, frames: int, seed: int) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import DatasetError, find_episode_starts
 
-__all__ = ["from_arrays"]
+__all__ = ["LAYOUT_KEYS", "cast_to_layout", "check_array_keys", "find_spec", "from_arrays"]
 
-_KEYS: dict[str, NestedKey] = {
+LAYOUT_KEYS: dict[str, NestedKey] = {
     "agents/observation": ("agents", "observation"),
     "agents/action": ("agents", "action"),
     "agents/action_mask": ("agents", "action_mask"),
@@ -116,32 +116,23 @@ def from_arrays(
         >>> dataset.spec.n_agents, dataset.metadata["provenance"]["derived"]
         (2, ['episode', 'step'])
     """
-    unknown = sorted(set(arrays) - set(_KEYS))
-    if unknown:
-        near = difflib.get_close_matches(unknown[0], _KEYS, n=1)
-        hint = f"{near[0]!r}" if near else f"one of {list(_KEYS)}"
-        raise DatasetError(unknown[0], f"a key of the layout, such as {hint}", "an unknown key")
+    check_array_keys(arrays)
     tensors = {k: _to_tensor(k, v) for k, v in arrays.items()}
-    required = [k for k in _KEYS if k not in ("episode", "step", *_MASKS)]
-    for key in required:
-        if key not in tensors:
-            listed = ", ".join(sorted(tensors)) or "none"
-            raise DatasetError(key, "an array", f"no such key (keys: {listed})")
     rows = len(tensors["agents/observation"])
     for key, value in tensors.items():
         found = value.shape[0] if value.ndim else 0
         if found != rows:
             raise DatasetError(key, f"{rows} rows, as 'agents/observation' has", f"{found}")
     if cast:
-        tensors = {k: _cast(k, v) for k, v in tensors.items()}
+        tensors = {k: cast_to_layout(k, v) for k, v in tensors.items()}
 
     discrete = not tensors["agents/action"].is_floating_point()
     if discrete and n_actions is not None and not set(_MASKS) & set(tensors):
         shape = (*tensors["agents/action"].shape, n_actions)
         tensors |= {key: torch.ones(shape, dtype=torch.bool) for key in _MASKS}
-    spec = _find_spec(task, tensors, action_bounds)
+    spec = find_spec(task, tensors, action_bounds)
     derived = _derive_episodes(tensors)
-    data = TensorDict({_KEYS[k]: v.cpu() for k, v in tensors.items()}, batch_size=[rows])
+    data = TensorDict({LAYOUT_KEYS[k]: v.cpu() for k, v in tensors.items()}, batch_size=[rows])
     return OfflineDataset.from_transitions(
         data,
         spec,
@@ -152,6 +143,23 @@ def from_arrays(
         batch_size=batch_size,
         device=device,
     )
+
+
+def check_array_keys(names: Collection[str]) -> None:
+    """Refuses unknown keys, and that a key which cannot be derived is missing.
+
+    Raises:
+        DatasetError: names the key, and the nearest one of the layout's or the keys there are.
+    """
+    unknown = sorted(set(names) - set(LAYOUT_KEYS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], LAYOUT_KEYS, n=1)
+        hint = f"{near[0]!r}" if near else f"one of {list(LAYOUT_KEYS)}"
+        raise DatasetError(unknown[0], f"a key of the layout, such as {hint}", "an unknown key")
+    for key in LAYOUT_KEYS:
+        if key not in names and key not in ("episode", "step", *_MASKS):
+            listed = ", ".join(sorted(names)) or "none"
+            raise DatasetError(key, "an array", f"no such key (keys: {listed})")
 
 
 def _to_tensor(key: str, value: np.ndarray | torch.Tensor) -> torch.Tensor:
@@ -165,7 +173,7 @@ def _to_tensor(key: str, value: np.ndarray | torch.Tensor) -> torch.Tensor:
         raise DatasetError(key, "an array of numbers or flags", f"dtype {dtype}") from error
 
 
-def _cast(key: str, value: torch.Tensor) -> torch.Tensor:
+def cast_to_layout(key: str, value: torch.Tensor) -> torch.Tensor:
     """Converts to the layout's dtype where no meaning is lost; leaves the rest to be refused."""
     if key in _MASKS or key in ("next/done", "next/terminated", "next/truncated"):
         wanted = torch.bool
@@ -184,11 +192,12 @@ def _cast(key: str, value: torch.Tensor) -> torch.Tensor:
     return converted
 
 
-def _find_spec(
+def find_spec(
     task: str | TaskSpec | None,
     tensors: dict[str, torch.Tensor],
     action_bounds: tuple[float, float],
 ) -> TaskSpec:
+    """The sizes of a task, by its name or, without one, as the arrays tell them."""
     if isinstance(task, TaskSpec):
         return task
     if task is not None:
