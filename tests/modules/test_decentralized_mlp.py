@@ -13,6 +13,7 @@ from torchrl.objectives import LossModule, SoftUpdate
 
 from tests.objectives.loss_cases import CONTINUOUS, DISCRETE
 from tests.objectives.test_loss_contract import make_batch
+from torchrl_logo.data import TaskSpec
 from torchrl_logo.modules import (
     make_action_value_network,
     make_categorical_actor,
@@ -161,7 +162,7 @@ LOSSES = pytest.mark.parametrize(
 )
 
 
-def spec_of(make: Callable[..., LossModule]) -> object:
+def spec_of(make: Callable[..., LossModule]) -> TaskSpec:
     return DISCRETE if make in (make_discrete_macql, make_bc) else CONTINUOUS
 
 

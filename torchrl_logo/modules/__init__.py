@@ -10,17 +10,26 @@ from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.recurrent import (
+    DecentralizedGRU,
+    RecurrentNetwork,
+    make_recurrent_action_value_network,
+    make_recurrent_categorical_actor,
+    make_recurrent_gaussian_actor,
+)
 from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = [
     "CentralizedCritic",
+    "DecentralizedGRU",
     "EnsembleWorldModel",
     "JointWorldModel",
     "LOGOWorldModel",
     "MaskedCategorical",
     "Normalizer",
     "Prediction",
+    "RecurrentNetwork",
     "WorldModel",
     "make_action_vae",
     "make_action_value_network",
@@ -29,4 +38,7 @@ __all__ = [
     "make_gaussian_actor",
     "make_mixer",
     "make_perturbation_network",
+    "make_recurrent_action_value_network",
+    "make_recurrent_categorical_actor",
+    "make_recurrent_gaussian_actor",
 ]

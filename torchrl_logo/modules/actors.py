@@ -60,13 +60,7 @@ def make_gaussian_actor(
         >>> actor(data)["agents", "action"].shape
         torch.Size([5, 3, 2])
     """
-    if spec.discrete:
-        raise ValueError("make_gaussian_actor needs continuous actions; the task's are discrete.")
-    if not all(map(math.isfinite, (*spec.action_low, *spec.action_high))):
-        raise ValueError(
-            f"make_gaussian_actor needs finite action bounds, found low={spec.action_low}, "
-            f"high={spec.action_high}."
-        )
+    require_finite_bounds(spec, "make_gaussian_actor")
     layers: list[nn.Module] = [] if normalizer is None else [normalizer]
     layers += [
         DecentralizedMLP(
@@ -94,3 +88,30 @@ def make_gaussian_actor(
             log_prob_key=("agents", "action_log_prob"),
         ),
     )
+
+
+def require_finite_bounds(spec: TaskSpec, reader: str) -> None:
+    """Refuses a task whose actions have no finite bounds to squash them into.
+
+    Args:
+        spec (TaskSpec): the task.
+        reader (str): who needs the bounds, for the message.
+
+    Raises:
+        ValueError: if the task has discrete or unbounded actions.
+
+    Examples:
+        >>> spec = TaskSpec(n_agents=1, observation_size=1, state_size=1, action_size=3,
+        ...                 discrete=True)
+        >>> require_finite_bounds(spec, "make_gaussian_actor")
+        Traceback (most recent call last):
+        ...
+        ValueError: make_gaussian_actor needs continuous actions; the task's are discrete.
+    """
+    if spec.discrete:
+        raise ValueError(f"{reader} needs continuous actions; the task's are discrete.")
+    if not all(map(math.isfinite, (*spec.action_low, *spec.action_high))):
+        raise ValueError(
+            f"{reader} needs finite action bounds, found low={spec.action_low}, "
+            f"high={spec.action_high}."
+        )
