@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,6 @@ def _write_transitions(
         raise DatasetError(str(reader.path), "episodes of at least one transition", found)
     starts = np.concatenate([[0], lengths.cumsum()])  # [E + 1]
     shapes = layout_shapes(spec)
-    files = {key: _file_of(folder, key) for key in shapes}
     episodes = 0
     if (folder / _PROGRESS).exists():
         episodes = json.loads((folder / _PROGRESS).read_text())["episodes"]
@@ -206,17 +206,30 @@ def _write_transitions(
         desc=f"{reader.format} {reader.path.name}",
         disable=not progress_bar,
     ) as bar:
-        for start, stop in _chunks(starts, episodes, rows_at_once):
-            chunk = _read_chunk(reader, start, stop, lengths, spec)
-            for key, file in files.items():
-                value = chunk.get(key).numpy()
-                with file.open("rb+", buffering=0) as handle:
-                    handle.seek(int(starts[start]) * value[:1].nbytes)
-                    handle.write(value.data.cast("B"))
-                    if stop == len(lengths):
-                        os.fsync(handle.fileno())
-            _record_progress(folder, stop)
-            bar.update(len(chunk))
+        # A chunk is written while the next one is read and checked.
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[None] | None = None
+            for start, stop in _chunks(starts, episodes, rows_at_once):
+                chunk = _read_chunk(reader, start, stop, lengths, spec)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(_write_chunk, folder, chunk, int(starts[start]), stop)
+                bar.update(len(chunk))
+            if writing is not None:
+                writing.result()
+    for key in shapes:
+        with _file_of(folder, key).open("rb+") as handle:
+            os.fsync(handle.fileno())
+
+
+def _write_chunk(folder: Path, chunk: TensorDict, row: int, episodes: int) -> None:
+    """Writes rows from ``row`` on, then that so many episodes are there."""
+    for key in chunk.keys(True, True):
+        value = chunk.get(key).numpy()
+        with _file_of(folder, key).open("rb+", buffering=0) as handle:
+            handle.seek(row * value[:1].nbytes)
+            handle.write(value.data.cast("B"))
+    _record_progress(folder, episodes)
 
 
 def _chunks(starts: np.ndarray, first: int, rows: int) -> Iterator[tuple[int, int]]:

@@ -182,6 +182,9 @@ def _check_finite(data: TensorDictBase, spec: TaskSpec) -> None:
         nans, infinities, first = 0, 0, None
         for block in _blocks(data):
             value = data.get(key)[block]
+            # A finite sum, read once, tells that all is finite; an overflow is looked into.
+            if value.sum().isfinite():
+                continue
             finite = value.isfinite()
             if finite.all():
                 continue
@@ -289,6 +292,8 @@ def _check_continuity(data: TensorDictBase, spec: TaskSpec) -> None:
         for block in _blocks(data[:-1]):
             later = root[1:][block].flatten(1)
             earlier = following[:-1][block].flatten(1)
+            if torch.equal(earlier, later):
+                continue
             if root.is_floating_point():
                 tolerance = CONTINUITY_TOLERANCE
                 equal = torch.isclose(earlier, later, rtol=tolerance, atol=tolerance).all(-1)
