@@ -35,6 +35,7 @@ CONTINUOUS = TaskSpec(
     action_high=(1.0, 4.0),
 )
 STATE = ("agents", "recurrent_state")
+NEXT_STATE = ("next", *STATE)
 SHARING = pytest.mark.parametrize("share_params", [True, False], ids=["shared", "own"])
 
 
@@ -62,7 +63,7 @@ def run_by_steps(network: nn.Module, data: TensorDict) -> TensorDict:
     steps, state = [], data[STATE][:, 0]
     for step in data.clone().unbind(1):
         step = network(step.set(STATE, state))
-        state = step["next", *STATE]
+        state = step[NEXT_STATE]
         steps.append(step)
     return torch.stack(steps, 1)
 
@@ -108,7 +109,7 @@ def test_sequences_are_steps(
     network = make(share_params=share_params, hidden_sizes=(8, 7)).double()
     data = make_sequences(torch.float64)
     sequences, steps = run(network, data), run_by_steps(network, data)
-    for key in [*outputs, ("next", *STATE)]:
+    for key in [*outputs, NEXT_STATE]:
         torch.testing.assert_close(sequences[key], steps[key], rtol=1e-10, atol=1e-10)
 
 
@@ -218,7 +219,7 @@ def test_acting_in_an_environment_is_running_over_what_it_recorded(share_params:
     with torch.no_grad():
         rollout = env.rollout(10, actor, break_when_any_done=False)
         assert rollout["is_init"].squeeze(-1)[0].nonzero().flatten().tolist() == [0, 4, 8]
-        again = run(actor.module[0], rollout.exclude(("agents", "loc"), ("next", *STATE)))
+        again = run(actor.module[0], rollout.exclude(("agents", "loc"), NEXT_STATE))
         # losses read no recorded states, and start from zeros
         loss = BCLoss(actor, reduction="none")(rollout.exclude(STATE))
     assert (rollout[STATE][:, 1:4] != 0).any()

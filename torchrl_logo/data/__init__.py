@@ -12,6 +12,7 @@ from torchrl_logo.data.real_and_imagined_buffer import (
     real_and_imagined_buffer,
 )
 from torchrl_logo.data.reference_returns import ReferenceReturns, reference_returns
+from torchrl_logo.data.sequences import SequenceSampler, sequence_buffer
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
 from torchrl_logo.data.validation import DatasetError, validate_layout
@@ -22,6 +23,7 @@ __all__ = [
     "OfflineDataset",
     "RealAndImaginedBuffer",
     "ReferenceReturns",
+    "SequenceSampler",
     "TaskSpec",
     "UncertaintySampler",
     "add_next_actions",
@@ -32,5 +34,6 @@ __all__ = [
     "load_dataset",
     "real_and_imagined_buffer",
     "reference_returns",
+    "sequence_buffer",
     "validate_layout",
 ]
