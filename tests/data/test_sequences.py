@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-
 from torchrl_logo.data import OfflineDataset, from_arrays, sequence_buffer
 
 LENGTHS = (4, 6, 5)  # of the episodes of the ``arrays`` fixture
