@@ -8,11 +8,24 @@ from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.data import Binary, Composite, Unbounded
-from torchrl.envs import EnvBase, ExplorationType, exploration_type
+from torchrl.envs import (
+    Compose,
+    EnvBase,
+    ExplorationType,
+    InitTracker,
+    TensorDictPrimer,
+    TransformedEnv,
+    exploration_type,
+    set_exploration_type,
+)
+from torchrl.modules.utils import get_primers_from_module
 
+from torchrl_logo.data import TaskSpec
 from torchrl_logo.data.reference_returns import ReferenceReturns
+from torchrl_logo.envs import make_env
 from torchrl_logo.evaluation import evaluate
 from torchrl_logo.evaluation.statistics import bootstrap_interval
+from torchrl_logo.modules import make_recurrent_gaussian_actor
 
 
 class CountingEnv(EnvBase):
@@ -195,3 +208,59 @@ def test_task_by_name_matches_torchrls_own_rollout():
     reward = rollout["next", "reward"].squeeze(-1)
     torch.testing.assert_close(evaluation.returns, (reward * first).sum(-1))
     assert evaluation.lengths.tolist() == first.sum(-1).tolist()
+
+
+class Memory(nn.Module):
+    """A state that counts the steps that it was carried over, from zero at first steps."""
+
+    def forward(self, state, is_init, count):
+        count = torch.where(is_init, 0.0, count) + 1.0
+        return count.unsqueeze(-2).expand(-1, 2, 1), count
+
+
+class CountingPolicy(TensorDictModule):
+    """Acts the number of steps that it remembers."""
+
+    def __init__(self):
+        super().__init__(
+            Memory(), in_keys=["state", "is_init", "count"], out_keys=["action", ("next", "count")]
+        )
+
+    def make_tensordict_primer(self):
+        return TensorDictPrimer({"count": Unbounded((1,))}, expand_specs=True)
+
+
+class UnsteadyEnv(CountingEnv):
+    """Counts all steps, and not only those of the first episode."""
+
+    def _step(self, tensordict):
+        return super()._step(tensordict).set("reward", tensordict["action"][:, 0].clone())
+
+
+@pytest.mark.parametrize("tracked", [False, True], ids=["plain", "tracked"])
+def test_policies_may_remember(tracked):
+    env = UnsteadyEnv([3, 7, 1, 5])
+    if tracked:
+        env = TransformedEnv(env, Compose(InitTracker(), CountingPolicy().make_tensordict_primer()))
+    evaluation = evaluate(CountingPolicy(), env, episodes=8)
+    # 1 + 2 + ... + length, of episodes that begin without memories
+    assert evaluation.returns.tolist() == [6.0, 28.0, 1.0, 15.0] * 2
+    assert evaluation.lengths.tolist() == [3, 7, 1, 5] * 2
+    keys = set(env.observation_spec.keys(True, True))
+    assert keys == {"state", "step"} | ({"is_init", "count"} if tracked else set())
+
+
+def test_recurrent_actor_acts_as_in_torchrls_own_rollout():
+    torch.manual_seed(0)
+    env = make_env("vmas/balance", num_envs=4, seed=5)
+    actor = make_recurrent_gaussian_actor(TaskSpec.from_env(env), recurrent_size=6)
+    evaluation = evaluate(actor, "vmas/balance", episodes=4, seed=5)
+    env.set_seed(5)
+    env = TransformedEnv(env, Compose(InitTracker(), get_primers_from_module(actor)))
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        rollout = env.rollout(100, actor, break_when_any_done=False)
+    assert (rollout["agents", "recurrent_state"][:, 1:] != 0).any()
+    done = rollout["next", "done"].squeeze(-1)
+    first = done.long().cumsum(-1) - done.long() == 0
+    expected = (rollout["next", "reward"].squeeze(-1) * first).sum(-1)
+    torch.testing.assert_close(evaluation.returns, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from tensordict.utils import NestedKey
 from torchrl.data import ImmutableDatasetWriter, SliceSampler, Storage, TensorDictReplayBuffer
 
 from torchrl_logo.data.dataset import OfflineDataset
@@ -50,13 +51,15 @@ class SequenceSampler(SliceSampler):
             pad_output=pad,
         )
 
-    def sample(self, storage: Storage, batch_size: int) -> tuple[torch.Tensor, dict[Any, Any]]:
+    def sample(
+        self, storage: Storage, batch_size: int
+    ) -> tuple[torch.Tensor, dict[NestedKey, torch.Tensor]]:
         """Draws the rows ``[B, T]`` of ``batch_size`` sequences, and what marks their steps."""
         (rows,), info = super().sample(storage, batch_size * self.slice_len)
         rows = rows.view(batch_size, self.slice_len)
         is_init = torch.zeros(*rows.shape, 1, dtype=torch.bool, device=rows.device)
         is_init[:, 0] = True
-        marks = {"is_init": is_init}
+        marks: dict[NestedKey, torch.Tensor] = {"is_init": is_init}
         if self.pad_output:
             # if no episode is short there is nothing to pad, and no mask
             mask = info.get(("collector", "mask"), torch.ones_like(rows, dtype=torch.bool))

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDictBase
 from torch import nn
-from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
+from torchrl.envs import (
+    EnvBase,
+    ExplorationType,
+    InitTracker,
+    TransformedEnv,
+    set_exploration_type,
+)
+from torchrl.modules.utils import get_primers_from_module
 
 from torchrl_logo.evaluation.statistics import bootstrap_interval
 
@@ -103,6 +110,10 @@ def evaluate(
     simulations than ``episodes``). The first episode of each simulation counts and nothing after
     it, so that short episodes are not over-represented.
 
+    A policy with memory (:func:`~torchrl_logo.modules.make_recurrent_gaussian_actor`, or any
+    module whose primers TorchRL finds) starts each episode without memories: what marks first
+    steps and carries its states is added to the environment, where it has neither.
+
     Evaluating does not perturb training: the random state of the process and the policy's (and
     its submodules') training mode are put back afterwards. With the same seed, the policy meets
     the same start states, if the environment is deterministic given its seed.
@@ -151,12 +162,13 @@ def evaluate(
             rounds = -(-episodes // env.batch_size.numel())
             env.set_seed(seed)
             torch.manual_seed(seed)
+            remembering = _carry_states(env, policy)
             with (
                 torch.no_grad(),
                 set_exploration_type(ExplorationType.DETERMINISTIC),
                 _evaluation_mode(policy),
             ):
-                runs = [_run_episodes(env, policy, limit) for _ in range(rounds)]
+                runs = [_run_episodes(remembering, policy, limit) for _ in range(rounds)]
         finally:
             if isinstance(task_or_env, str):
                 env.close()
@@ -195,6 +207,23 @@ def _run_episodes(
         f"{int(running.sum())} of {simulations} episodes did not end within {limit} steps: the "
         "environment must terminate or truncate them, or evaluate needs a larger max_steps."
     )
+
+
+def _carry_states(env: EnvBase, policy: object) -> EnvBase:
+    """The environment with the states of a policy with memory, or as it is without one."""
+    if not isinstance(policy, nn.Module):
+        return env
+    primer = get_primers_from_module(policy, warn=False)
+    if primer is None:
+        return env
+    # what the environment has already is not added twice; nothing is added to it itself
+    found = set(env.observation_spec.keys(True, True))
+    added = TransformedEnv(env, auto_unwrap=False)
+    if "is_init" not in found:
+        added.append_transform(InitTracker())
+    if not found.intersection(primer.primers.keys(True, True)):
+        added.append_transform(primer)
+    return added
 
 
 def _require_team_reward(env: EnvBase) -> None:
