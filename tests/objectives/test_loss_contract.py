@@ -65,6 +65,9 @@ def make_batch(spec: TaskSpec, device: str = "cpu") -> TensorDict:
     else:
         agents["action"] = torch.rand(ROWS, n, spec.action_size) * 2 - 1
     outcome = {"reward": torch.randn(ROWS, 1), "done": ended > 0, "terminated": ended == 2}
+    # what the data do next, for losses that bootstrap on it
+    following["action"] = agents["action"].flip(0)
+    outcome["action_recorded"] = torch.ones_like(ended, dtype=torch.bool)
     batch = {
         "agents": agents,
         "state": torch.randn(ROWS, 4),
@@ -124,6 +127,7 @@ WRITTEN = {
     "local_value",
     "global_value",
     "chosen_action_value",
+    "mixing_weight",
     "logits",
     "latent",
     "latent_loc",

@@ -5,8 +5,10 @@ from torchrl_logo.objectives.cfcql import CFCQLLoss
 from torchrl_logo.objectives.discrete_cfcql import DiscreteCFCQLLoss
 from torchrl_logo.objectives.discrete_mabcq import DiscreteMABCQLoss
 from torchrl_logo.objectives.discrete_macql import DiscreteMACQLLoss
+from torchrl_logo.objectives.discrete_maicq import DiscreteMAICQLoss
 from torchrl_logo.objectives.mabcq import MABCQLoss
 from torchrl_logo.objectives.macql import MACQLLoss
+from torchrl_logo.objectives.maicq import MAICQLoss
 from torchrl_logo.objectives.matd3bc import MATD3BCLoss
 from torchrl_logo.objectives.omar import OMARLoss
 from torchrl_logo.objectives.world_model import (
@@ -22,11 +24,13 @@ __all__ = [
     "DiscreteCFCQLLoss",
     "DiscreteMABCQLoss",
     "DiscreteMACQLLoss",
+    "DiscreteMAICQLoss",
     "EnsembleWorldModelLoss",
     "JointWorldModelLoss",
     "LOGOWorldModelLoss",
     "MABCQLoss",
     "MACQLLoss",
+    "MAICQLoss",
     "MATD3BCLoss",
     "OMARLoss",
     "make_world_model_loss",
