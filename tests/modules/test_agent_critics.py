@@ -40,7 +40,7 @@ def test_each_agent_is_valued_alone(
     make: Callable[..., TensorDictModule], share_params: bool
 ) -> None:
     torch.manual_seed(0)
-    network = make(SPEC, hidden_sizes=(7,), share_params=share_params)
+    network = make(SPEC, hidden_sizes=(32,), share_params=share_params)
     data = make_data(2, 8)
     before = value(network, data)
     assert before.shape == (2, 8, 3, 1)

@@ -24,7 +24,7 @@ class LinearMixer(nn.Module):
     weights and the same offset makes :math:`Q_{tot} - V_{tot} = \sum_i w_i (Q_i - V_i)`. They are
     absolute values of an MLP's outputs, as QMIX's.
 
-    Source: OMIGA (Wang et al. 2023, section 4); ICQ (Yang et al. 2021, section 5) mixes alike.
+    Source: OMIGA (Wang et al. 2023, arXiv 2307.11620), its decomposition of values.
 
     Args:
         state_size (int): features of the global state, ``d_s``.
