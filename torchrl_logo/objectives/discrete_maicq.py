@@ -111,11 +111,11 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
     default_keys = _AcceptedKeys
     discrete = True
     continuous = False
+    out_keys = ["loss_qvalue", "loss_actor", "pred_value", "target_value", "advantage"]
 
     @property
-    def in_keys(self) -> list[NestedKey]:
-        """What the loss reads; ``"priority_weight"`` is optional."""
-        return list(dict.fromkeys([*super().in_keys, unravel_key(self.tensor_keys.action_mask)]))
+    def _mask_keys(self) -> list[NestedKey]:
+        return [unravel_key(self.tensor_keys.action_mask)]
 
     @property
     def _action_ndim(self) -> int:

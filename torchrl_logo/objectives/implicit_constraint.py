@@ -101,7 +101,6 @@ class ImplicitConstraintLoss(LossModule):
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
     default_value_estimator = ValueEstimators.TD0
-    out_keys = ["loss_qvalue", "loss_actor", "pred_value", "target_value", "advantage"]
 
     actor_network: TensorDictModuleBase
     critic_network: TensorDictModule
@@ -193,9 +192,14 @@ class ImplicitConstraintLoss(LossModule):
             keys.done,
             keys.terminated,
         ]
-        roots = [keys.action, *self.actor_network.in_keys, *self._value_keys]
+        roots = [keys.action, *self._mask_keys, *self.actor_network.in_keys, *self._value_keys]
         # a key of several networks is listed once
         return list(dict.fromkeys([*roots, *[unravel_key(("next", key)) for key in following]]))
+
+    @property
+    def _mask_keys(self) -> list[NestedKey]:
+        """What says which actions are available; nothing if all are."""
+        return []
 
     @property
     @abstractmethod

@@ -138,6 +138,7 @@ class MAICQLoss(ImplicitConstraintLoss):
     default_keys = _AcceptedKeys
     discrete = False
     continuous = True
+    out_keys = ["loss_qvalue", "loss_actor", "pred_value", "target_value", "advantage"]
 
     def __init__(
         self,
