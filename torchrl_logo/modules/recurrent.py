@@ -26,6 +26,7 @@ from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.normalizer import Normalizer
 from torchrl_logo.modules.squashed_normal import SquashedNormalModule
+from torchrl_logo.modules.world_model import next_key
 
 __all__ = [
     "DecentralizedGRU",
@@ -201,9 +202,7 @@ class RecurrentNetwork(TensorDictModuleBase):
         self.encoder, self.gru, self.head = encoder, gru, head
         self.in_key, self.state_key, self.init_key = in_key, state_key, init_key
         self.value_keys = list(out_keys)
-        self.next_state_key = (
-            ("next", state_key) if isinstance(state_key, str) else ("next", *state_key)
-        )
+        self.next_state_key = next_key(state_key)
         self.in_keys = [in_key, init_key]
         self.out_keys = [*out_keys, self.next_state_key]
 

@@ -10,10 +10,12 @@ import torch
 from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import TensorDictModule, dispatch
 from tensordict.utils import NestedKey, unravel_key
-from torchrl.modules import VDNMixer
+from torchrl.modules import VDNMixer, set_recurrent_mode
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
+from torchrl_logo.modules.recurrent import find_recurrent_states
+from torchrl_logo.modules.world_model import next_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 
@@ -36,6 +38,13 @@ class MixedValueLoss(LossModule):
     with the soft maximum :math:`P` that a subclass defines. The next action is the networks'
     choice and its value the target networks' (double Q-learning, van Hasselt et al. 2016). No
     value of an unavailable action enters anything.
+
+    Utility networks may have memory
+    (:func:`~torchrl_logo.modules.make_recurrent_action_value_network`); batches are then sequences
+    ``[*, T]`` with ``"is_init"`` ``[*, T, 1]``
+    (:func:`~torchrl_logo.data.sequence_buffer`). A network runs over the sequence from zeros, and
+    values the next step's observation by the state in which the current step left it: the
+    networks by their own states, the target networks by theirs.
 
     Subclasses implement :meth:`_soften`, and describe their arguments and keys.
     """
@@ -150,14 +159,17 @@ class MixedValueLoss(LossModule):
     def in_keys(self) -> list[NestedKey]:
         """What the loss reads; ``"priority_weight"`` is optional."""
         if self._in_keys is None:
-            keys = self.tensor_keys
-            roots = [*self.action_value_network.in_keys, *self._context_keys, keys.action_mask]
+            keys, network = self.tensor_keys, self.action_value_network
+            roots = [*network.in_keys, *self._context_keys, keys.action_mask]
+            states = find_recurrent_states(network)
+            # the next step goes on from the current one, and has no state or start of its own
+            carried = [*states, "is_init"] if states else []
             self._in_keys = list(
                 dict.fromkeys(
                     [
                         keys.action,
                         *roots,
-                        *[("next", *((k,) if isinstance(k, str) else k)) for k in roots],
+                        *[next_key(key) for key in roots if key not in carried],
                         ("next", keys.reward),
                         ("next", keys.done),
                         ("next", keys.terminated),
@@ -193,15 +205,39 @@ class MixedValueLoss(LossModule):
         local = unravel_key(self.tensor_keys.local_value)
         return [key for key in self.mixer_network.in_keys if key != local]
 
+    def _run(self, tensordict: TensorDictBase, params: TensorDictParams) -> TensorDictBase:
+        """What the utility network writes, and reads."""
+        net = self.action_value_network
+        with params.to_module(net, preserve_module_state=False):
+            return net(tensordict.select(*net.in_keys, strict=True))
+
     def _utilities(self, tensordict: TensorDictBase, params: TensorDictParams) -> torch.Tensor:
         """Values of all actions of each agent, ``[*batch, N, A]``, available or not."""
-        key, net = self.tensor_keys.action_value, self.action_value_network
-        with params.to_module(net, preserve_module_state=False):
-            value = net(tensordict.select(*net.in_keys, strict=True)).get(key, None)
+        return self._read_utilities(self._run(tensordict, params), tensordict)
+
+    def _next_utilities(self, tensordict: TensorDictBase, params: TensorDictParams) -> torch.Tensor:
+        """Those of the next step, ``[*batch, N, A]``."""
+        net, following = self.action_value_network, tensordict.get("next")
+        states = find_recurrent_states(net)
+        if not states:
+            return self._utilities(following, params)
+        passed = self._run(tensordict, params)
+        inputs = following.select(*net.in_keys, strict=False)
+        for key in states:
+            inputs.set(key, passed.get(next_key(key)))
+        done = following.get(self.tensor_keys.done)
+        inputs.set("is_init", torch.zeros_like(done))
+        # each row is one further step from the state that its sequence is in by then
+        with params.to_module(net, preserve_module_state=False), set_recurrent_mode(False):
+            return self._read_utilities(net(inputs), following)
+
+    def _read_utilities(self, outputs: TensorDictBase, tensordict: TensorDictBase) -> torch.Tensor:
+        key = self.tensor_keys.action_value
+        value = outputs.get(key, None)
         if value is None:
             raise KeyError(
                 f"{type(self).__name__} expected the utility network to write {key!r}; it writes "
-                f"{list(net.out_keys)}."
+                f"{list(self.action_value_network.out_keys)}."
             )
         mask = tensordict.get(self.tensor_keys.action_mask)
         return require_shape(value, mask.shape, key, type(self).__name__)
@@ -271,9 +307,9 @@ class MixedValueLoss(LossModule):
         """The target ``[*batch]``, by double Q-learning on what is available."""
         keys, following = self.tensor_keys, tensordict.get("next")
         mask = following.get(keys.action_mask)
-        online = self._utilities(following, self.action_value_network_params)
+        online = self._next_utilities(tensordict, self.action_value_network_params)
         best = fill_unavailable(online, mask).argmax(-1, keepdim=True)  # [B, N, 1]
-        delayed = self._utilities(following, self.target_action_value_network_params)
+        delayed = self._next_utilities(tensordict, self.target_action_value_network_params)
         chosen = delayed.gather(-1, best).squeeze(-1)  # [B, N]
         next_value = self._mix(chosen, following, self.target_mixer_network_params)
         outcome = following.select(keys.reward, keys.done, keys.terminated)
