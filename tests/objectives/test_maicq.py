@@ -232,7 +232,7 @@ class Reference:
         used = [b for b in rows if recorded[b] or terminated[b]]
         assert len(used) == len(batch) - 1
         qvalue = sum(weights[b] * (here[b][0] - targets[b]) ** 2 for b in used)
-        actor, advantage = 0.0, 0.0
+        actor, advantage, variance = 0.0, 0.0, 0.0
         for i in range(n_agents):
             policy = [self.policy(batch[b], b, i) for b in rows]
             gains = [here[b][1][i] - policy[b][1] for b in rows]
@@ -241,12 +241,15 @@ class Reference:
             terms = sum(weights[b] * ratios[b] * policy[b][0] for b in rows)
             actor -= terms / sum(weights) / n_agents
             advantage += sum(gains) / len(batch) / n_agents
+            spread = [(weights[b] > 0) * ratios[b] - 1 for b in rows]
+            variance += sum(x**2 for x in spread) / len(batch) / n_agents
         return {
             "loss_qvalue": qvalue / sum(weights[b] for b in used),
             "loss_actor": actor,
             "pred_value": sum(h[0] for h in here) / len(batch),
             "target_value": sum(targets) / len(batch),
             "advantage": advantage,
+            "importance_variance": variance,
         }
 
 

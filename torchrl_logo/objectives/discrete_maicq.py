@@ -61,8 +61,8 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
     ``("next", "agents", "action")``, ``("next", "action_recorded")``, ``("next", "reward")``,
     ``("next", "done")``, ``("next", "terminated")`` ``[*, 1]``; optionally ``"priority_weight"``
     ``[*]``, and TorchRL's masks of padded steps (:attr:`loss_mask_key`). Writes
-    ``"loss_qvalue"``, ``"loss_actor"``, and the detached ``"pred_value"``, ``"target_value"`` and
-    ``"advantage"`` (of all agents on average).
+    ``"loss_qvalue"``, ``"loss_actor"``, and the detached ``"pred_value"``, ``"target_value"``,
+    ``"advantage"`` and ``"importance_variance"``.
 
     Raises:
         ValueError: for arguments out of range. In :meth:`forward`, for entries or network outputs
@@ -111,7 +111,14 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
     default_keys = _AcceptedKeys
     discrete = True
     continuous = False
-    out_keys = ["loss_qvalue", "loss_actor", "pred_value", "target_value", "advantage"]
+    out_keys = [
+        "loss_qvalue",
+        "loss_actor",
+        "pred_value",
+        "target_value",
+        "advantage",
+        "importance_variance",
+    ]
 
     @property
     def _mask_keys(self) -> list[NestedKey]:

@@ -366,6 +366,7 @@ class ImplicitConstraintLoss(LossModule):
             "pred_value": pred_value,
             "target_value": target_value,
             "advantage": advantage.mean(-1),
+            "importance_variance": (importance - 1).square().mean(-1),
         }
         for key, value in statistics.items():
             value = value.detach()

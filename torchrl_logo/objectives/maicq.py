@@ -93,8 +93,10 @@ class MAICQLoss(ImplicitConstraintLoss):
     ``("next", "action_recorded")``, ``("next", "reward")``, ``("next", "done")``,
     ``("next", "terminated")`` ``[*, 1]``; optionally ``"priority_weight"`` ``[*]``, and TorchRL's
     masks of padded steps (:attr:`loss_mask_key`). Writes ``"loss_qvalue"``, ``"loss_actor"``, and
-    the detached ``"pred_value"``, ``"target_value"`` and ``"advantage"`` (of all agents on
-    average).
+    the detached ``"pred_value"``, ``"target_value"``, and, of all agents on average,
+    ``"advantage"`` and ``"importance_variance"``, :math:`(\rho_i - 1)^2`: where it is :math:`v`
+    on average, policies learn from as many transitions as a share of :math:`1 / (1 + v)` of the
+    batch, which says whether :math:`\alpha_a` suits the scale of values.
 
     Raises:
         ValueError: for arguments out of range. In :meth:`forward`, for entries or network outputs
@@ -138,7 +140,14 @@ class MAICQLoss(ImplicitConstraintLoss):
     default_keys = _AcceptedKeys
     discrete = False
     continuous = True
-    out_keys = ["loss_qvalue", "loss_actor", "pred_value", "target_value", "advantage"]
+    out_keys = [
+        "loss_qvalue",
+        "loss_actor",
+        "pred_value",
+        "target_value",
+        "advantage",
+        "importance_variance",
+    ]
 
     def __init__(
         self,
