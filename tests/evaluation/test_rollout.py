@@ -250,6 +250,24 @@ def test_policies_may_remember(tracked):
     assert keys == {"state", "step"} | ({"is_init", "count"} if tracked else set())
 
 
+def test_memories_may_be_several():
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = CountingPolicy(), CountingPolicy()
+            self.second.in_keys[2], self.second.out_keys[1] = "other", ("next", "other")
+            self.second.make_tensordict_primer = lambda: TensorDictPrimer(
+                {"other": Unbounded((1,))}, expand_specs=True
+            )
+
+        def forward(self, tensordict):
+            second = self.second(tensordict)["action"].clone()
+            return tensordict.set("action", self.first(tensordict)["action"] + second)
+
+    evaluation = evaluate(Both(), UnsteadyEnv([3, 7]), episodes=2)
+    assert evaluation.returns.tolist() == [12.0, 56.0]
+
+
 def test_recurrent_actor_acts_as_in_torchrls_own_rollout():
     torch.manual_seed(0)
     env = make_env("vmas/balance", num_envs=4, seed=5)

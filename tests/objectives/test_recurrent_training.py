@@ -22,7 +22,7 @@ from torchrl_logo.modules import (
     make_recurrent_categorical_actor,
     make_recurrent_gaussian_actor,
 )
-from torchrl_logo.objectives import BCLoss, DiscreteMACQLLoss
+from torchrl_logo.objectives import BCLoss, DiscreteCFCQLLoss, DiscreteMACQLLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 
@@ -207,6 +207,30 @@ def test_every_parameter_learns_and_targets_do_not() -> None:
         loss(batch)["loss_qvalue"][2, 4].sum(), batch["agents", "observation"]
     )
     assert (gradient[2, :5] != 0).any(-1).all() and not gradient[2, 5].any()
+
+
+def test_cfcql_and_its_behaviour_model_remember() -> None:
+    loss, batch = make_loss(), make_batch(torch.float32)
+    behaviour = make_recurrent_categorical_actor(TASK, hidden_sizes=(7,), recurrent_size=5)
+    cfcql = DiscreteCFCQLLoss(
+        loss.get_stateful_net("action_value_network"),
+        make_mixer(TASK, "vdn"),
+        behaviour_network=behaviour,
+    )
+    found, expected = cfcql(batch), loss(batch)
+    for key in ("loss_qvalue", "pred_value", "target_value"):
+        torch.testing.assert_close(found[key], expected[key])
+    sum(value for key, value in found.items() if key.startswith("loss_")).backward()
+    assert all(parameter.grad is not None for parameter in cfcql.parameters())
+
+
+def test_parameters_can_be_reset() -> None:
+    loss, batch = make_loss(share_params=False), make_batch(torch.float32)
+    before = {name: parameter.clone() for name, parameter in loss.named_parameters()}
+    loss.reset_parameters_recursive()
+    for name, parameter in loss.named_parameters():
+        assert (parameter != before[name]).any() and parameter.requires_grad, name
+    assert loss(batch)["loss_qvalue"].isfinite()
 
 
 @pytest.mark.parametrize("share_params", [True, False], ids=["shared", "own"])

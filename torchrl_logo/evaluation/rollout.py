@@ -12,6 +12,7 @@ import torch
 from tensordict import TensorDictBase
 from torch import nn
 from torchrl.envs import (
+    Compose,
     EnvBase,
     ExplorationType,
     InitTracker,
@@ -213,16 +214,17 @@ def _carry_states(env: EnvBase, policy: object) -> EnvBase:
     """The environment with the states of a policy with memory, or as it is without one."""
     if not isinstance(policy, nn.Module):
         return env
-    primer = get_primers_from_module(policy, warn=False)
-    if primer is None:
+    primers = get_primers_from_module(policy, warn=False)
+    if primers is None:
         return env
     # what the environment has already is not added twice; nothing is added to it itself
     found = set(env.observation_spec.keys(True, True))
     added = TransformedEnv(env, auto_unwrap=False)
     if "is_init" not in found:
         added.append_transform(InitTracker())
-    if not found.intersection(primer.primers.keys(True, True)):
-        added.append_transform(primer)
+    for primer in primers if isinstance(primers, Compose) else [primers]:
+        if not found.intersection(primer.primers.keys(True, True)):
+            added.append_transform(primer.clone())
     return added
 
 

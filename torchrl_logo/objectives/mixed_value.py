@@ -215,13 +215,26 @@ class MixedValueLoss(LossModule):
         """Values of all actions of each agent, ``[*batch, N, A]``, available or not."""
         return self._read_utilities(self._run(tensordict, params), tensordict)
 
-    def _next_utilities(self, tensordict: TensorDictBase, params: TensorDictParams) -> torch.Tensor:
-        """Those of the next step, ``[*batch, N, A]``."""
+    def _next_utilities(
+        self,
+        tensordict: TensorDictBase,
+        params: TensorDictParams,
+        passed: TensorDictBase | None = None,
+    ) -> torch.Tensor:
+        """Those of the next step, ``[*batch, N, A]``.
+
+        Args:
+            tensordict (TensorDictBase): the batch.
+            params (TensorDictParams): the utility network's.
+            passed (TensorDictBase, optional): what it wrote at the current steps with these
+                parameters; a network with memory goes on from there. Run anew if not given.
+        """
         net, following = self.action_value_network, tensordict.get("next")
         states = find_recurrent_states(net)
         if not states:
             return self._utilities(following, params)
-        passed = self._run(tensordict, params)
+        if passed is None:
+            passed = self._run(tensordict, params)
         inputs = following.select(*net.in_keys, strict=False)
         for key in states:
             inputs.set(key, passed.get(next_key(key)))
@@ -303,11 +316,11 @@ class MixedValueLoss(LossModule):
             require_shape(tensordict.get(key), (*batch_size, 1), key, name)
 
     @torch.no_grad()
-    def _target_value(self, tensordict: TensorDictBase) -> torch.Tensor:
+    def _target_value(self, tensordict: TensorDictBase, passed: TensorDictBase) -> torch.Tensor:
         """The target ``[*batch]``, by double Q-learning on what is available."""
         keys, following = self.tensor_keys, tensordict.get("next")
         mask = following.get(keys.action_mask)
-        online = self._next_utilities(tensordict, self.action_value_network_params)
+        online = self._next_utilities(tensordict, self.action_value_network_params, passed)
         best = fill_unavailable(online, mask).argmax(-1, keepdim=True)  # [B, N, 1]
         delayed = self._next_utilities(tensordict, self.target_action_value_network_params)
         chosen = delayed.gather(-1, best).squeeze(-1)  # [B, N]
@@ -347,10 +360,11 @@ class MixedValueLoss(LossModule):
         self._check(tensordict)
         weights = self._maybe_get_priority_weight(tensordict)
         action = tensordict.get(keys.action)  # [B, N]
-        utilities = self._utilities(tensordict, self.action_value_network_params)  # [B, N, A]
+        passed = self._run(tensordict, self.action_value_network_params)
+        utilities = self._read_utilities(passed, tensordict)  # [B, N, A]
         chosen = utilities.gather(-1, action.unsqueeze(-1)).squeeze(-1)  # [B, N]
         pred_value = self._mix(chosen, tensordict, self.mixer_network_params)  # [B]
-        target_value = self._target_value(tensordict)  # [B]
+        target_value = self._target_value(tensordict, passed)  # [B]
         soft_maximum, more_losses, more_statistics = self._soften(
             tensordict, utilities, chosen, pred_value
         )
