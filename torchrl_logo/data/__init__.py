@@ -1,5 +1,7 @@
 """Offline multi-agent datasets, and the buffers that LOGO trains from."""
 
+from torchrl.data.datasets import register_dataset
+
 from torchrl_logo.data.collection import collect
 from torchrl_logo.data.conversion import convert_dataset
 from torchrl_logo.data.dataset import OfflineDataset
@@ -16,6 +18,9 @@ from torchrl_logo.data.sequences import SequenceSampler, sequence_buffer
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
 from torchrl_logo.data.validation import DatasetError, validate_layout
+
+# torchrl.data.datasets.load_dataset("torchrl_logo:vmas/balance-medium"), too.
+register_dataset("torchrl_logo", "torchrl_logo.data:load_dataset", replace=True)
 
 __all__ = [
     "DatasetError",

@@ -1,0 +1,98 @@
+"""Memory-mapped TensorDicts, as TorchRL's own datasets and storages keep them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from tensordict import NestedKey, TensorDict, TensorDictBase
+
+from torchrl_logo.data.formats.arrays import LAYOUT_KEYS, check_array_keys, find_spec
+from torchrl_logo.data.formats.reader import EpisodeReader
+from torchrl_logo.data.validation import DatasetError, find_episode_starts
+
+__all__ = ["MemmapReader"]
+
+_EPISODES: tuple[NestedKey, ...] = ("episode", ("collector", "traj_ids"))
+
+
+class MemmapReader(EpisodeReader):
+    """Reads a folder that ``TensorDict.memmap`` wrote, in the package's layout.
+
+    The batch is ``[B]``, episodes one after the other, or ``[E, T]`` with one episode (or the
+    beginning of one) in each row. Episodes are told by ``"episode"``, by TorchRL's
+    ``("collector", "traj_ids")``, or by ``("next", "done")``. Keys beyond the layout's are left
+    out.
+
+    Args:
+        path (Path): the folder.
+
+    Keyword Args:
+        n_actions (int, optional): for discrete actions without masks, how many there are.
+        action_bounds (tuple of float): of continuous actions. Defaults to ``(-1, 1)``.
+
+    Raises:
+        DatasetError: if a key of the layout is missing.
+    """
+
+    format = "memmap"
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        n_actions: int | None = None,
+        action_bounds: tuple[float, float] = (-1.0, 1.0),
+    ) -> None:
+        super().__init__(path)
+        try:
+            data = TensorDict.load_memmap(path)
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise DatasetError(str(path), "a whole memory-mapped TensorDict", str(error)) from error
+        episode = self._find_episode(data)
+        self.data = data.reshape(-1)
+        present = {"/".join((k,) if isinstance(k, str) else k) for k in self.data.keys(True, True)}
+        self.names = [name for name in LAYOUT_KEYS if name in present]
+        check_array_keys(self.names)
+        self.n_actions = None if "agents/action_mask" in self.names else n_actions
+        self.spec = find_spec(None, self._read_rows(0, 1), action_bounds)
+        starts = find_episode_starts(episode)
+        self.starts = torch.cat([starts, starts.new_tensor([len(episode)])]).numpy()
+        self.lengths = np.diff(self.starts)
+        self.provenance = {"left_out": sorted(present - set(self.names))}
+
+    @classmethod
+    def recognizes(cls, path: Path) -> bool:
+        """A folder with ``meta.json`` and an observation of agents."""
+        return (path / "meta.json").is_file() and (path / "agents" / "observation.memmap").is_file()
+
+    @staticmethod
+    def _find_episode(data: TensorDictBase) -> torch.Tensor:
+        """A number for each row's episode, ``[B]``."""
+        if data.ndim not in (1, 2):
+            raise DatasetError("dataset", "a batch [B] or [E, T]", f"{list(data.batch_size)}")
+        done = data.get(("next", "done"), None)
+        if done is None:
+            raise DatasetError(("next", "done"), "flags", "no such key")
+        episode = next((data.get(k) for k in _EPISODES if data.get(k, None) is not None), None)
+        if episode is None:
+            ends = done.reshape(-1).long()
+            episode = ends.cumsum(0) - ends
+        episode = episode.reshape(-1)
+        if data.ndim == 2:  # no episode goes on in the next row of the batch
+            row = torch.arange(data.shape[0]).repeat_interleave(data.shape[1])
+            episode = torch.stack([row, episode], -1).unique(dim=0, return_inverse=True)[1]
+        return episode
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        """Reads these episodes."""
+        rows = self._read_rows(int(self.starts[start]), int(self.starts[stop]))
+        return {k: v.numpy() for k, v in rows.items() if k not in ("episode", "step")}
+
+    def _read_rows(self, start: int, stop: int) -> dict[str, torch.Tensor]:
+        found = {name: self.data.get(LAYOUT_KEYS[name])[start:stop].clone() for name in self.names}
+        if self.n_actions is not None:
+            mask = torch.ones(*found["agents/action"].shape, self.n_actions, dtype=torch.bool)
+            found |= {"agents/action_mask": mask, "next/agents/action_mask": mask}
+        return found
