@@ -126,6 +126,7 @@ WRITTEN = {
     "action_value",
     "local_value",
     "global_value",
+    "state_value",
     "chosen_action_value",
     "mixing_weight",
     "logits",

@@ -11,6 +11,7 @@ from torchrl_logo.objectives.macql import MACQLLoss
 from torchrl_logo.objectives.maicq import MAICQLoss
 from torchrl_logo.objectives.matd3bc import MATD3BCLoss
 from torchrl_logo.objectives.omar import OMARLoss
+from torchrl_logo.objectives.omiga import OMIGALoss
 from torchrl_logo.objectives.world_model import (
     EnsembleWorldModelLoss,
     JointWorldModelLoss,
@@ -33,5 +34,6 @@ __all__ = [
     "MAICQLoss",
     "MATD3BCLoss",
     "OMARLoss",
+    "OMIGALoss",
     "make_world_model_loss",
 ]
