@@ -329,8 +329,23 @@ def test_padding_has_no_influence() -> None:
     padded = torch.cat([batch, batch[:3]])
     padded["agents", "observation"][ROWS:] = 1e3
     padded["next", "reward"][ROWS:] = float("nan")
-    padded["collector", "mask"] = torch.arange(ROWS + 3) < ROWS
+    padded["collector", "mask"] = (torch.arange(ROWS + 3) < ROWS).unsqueeze(-1)
     torch.testing.assert_close(loss(padded).to_dict(), loss(batch).to_dict())
+
+
+@pytest.mark.parametrize("kind", LOSSES)
+def test_half_precision_does_not_overflow(kind: str) -> None:
+    loss = make_loss(kind).float()
+    batch = make_batch(kind).apply(lambda v: v.float() if v.is_floating_point() else v)
+    outs = []
+    for enabled in (False, True):
+        torch.manual_seed(2)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            outs.append(loss(batch))
+        sum(value for key, value in outs[-1].items() if key.startswith("loss_")).backward()
+        assert all(p.grad.isfinite().all() for p in loss.parameters())
+    full, half = (out.float().to_dict() for out in outs)
+    torch.testing.assert_close(half, full, rtol=0.1, atol=0.02)
 
 
 @pytest.mark.parametrize("kind", LOSSES)

@@ -301,10 +301,10 @@ class ImplicitConstraintLoss(LossModule):
                 f"{name} expected {key!r} of dtype bool, found {tensordict.get(key).dtype}."
             )
 
-    def _weigh_rows(
-        self, tensordict: TensorDictBase, weights: torch.Tensor | None, like: torch.Tensor
-    ) -> torch.Tensor:
+    def _weigh_rows(self, tensordict: TensorDictBase, weights: torch.Tensor | None) -> torch.Tensor:
         """How much each row counts in a mean over the batch, ``[*batch]``: zero if padded."""
+        # as rewards, which stay in full precision where networks do not
+        like = tensordict.get(unravel_key(("next", self.tensor_keys.reward))).squeeze(-1)
         rows = torch.ones_like(like) if weights is None else weights.to(like.dtype)
         for key in self._loss_mask_keys():
             mask = tensordict.get(key, None)
@@ -345,7 +345,7 @@ class ImplicitConstraintLoss(LossModule):
         weights = self._maybe_get_priority_weight(tensordict)
         local, advantage, log_prob = self._evaluate(tensordict)  # [B, N]
         pred_value, mixing = self._mix(local, tensordict, self.mixer_network_params)
-        rows = self._weigh_rows(tensordict, weights, pred_value.detach())  # [B]
+        rows = self._weigh_rows(tensordict, weights)  # [B]
         target_value = self._target_value(tensordict, rows)  # [B]
         scaled = mixing.detach() * advantage / self.actor_temperature
         importance = estimate_importance(scaled, rows)  # [B, N]
