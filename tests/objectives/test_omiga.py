@@ -293,7 +293,6 @@ def test_values_end_at_the_soft_mean(start: float) -> None:
 
 def test_unavailable_actions_have_no_part() -> None:
     loss, batch = make_loss(True), make_batch(True)
-    before = loss(batch)
     networks = (loss.actor_network, loss.qvalue_network)
     assert [MASK in net.in_keys for net in networks] == [True, False]
     # where the last action is taken by none and open to none, it could be anything
@@ -302,11 +301,9 @@ def test_unavailable_actions_have_no_part() -> None:
     batch[MASK].scatter_(-1, batch[ACTION].unsqueeze(-1), True)
     before = loss(batch)
     for params in (loss.actor_network_params, loss.qvalue_network_params):
-        for key, value in params.data.items(True, True):
+        for value in params.data.values(True, True):
             if value.shape[0] == ACTIONS:
-                assert key[-1] in ("weight", "bias")
                 value[-1] = 1e3
-    loss.zero_grad()
     after = loss(batch)
     for key in loss.out_keys:
         torch.testing.assert_close(after[key], before[key], rtol=0, atol=0)
@@ -319,7 +316,7 @@ def test_unavailable_actions_have_no_part() -> None:
 
 def train(loss: Any, batch: TensorDict, steps: int) -> None:
     updater = SoftUpdate(loss, tau=0.05) if isinstance(loss, OMIGALoss) else None
-    optimizer = torch.optim.Adam(loss.parameters(), lr=1e-2)
+    optimizer = torch.optim.Adam(loss.parameters(), lr=2e-2)
     for _ in range(steps):
         out = loss(batch)
         optimizer.zero_grad()
@@ -352,9 +349,9 @@ def test_learns_the_rare_good_joint_action_of_a_matrix_game() -> None:
     reward = payoff[action[:, 0], action[:, 1]].unsqueeze(-1)
     batch = make_bandit(spec, action, reward)
     networks = make_networks(spec, 16)
-    train(OMIGALoss(**networks, action_spec=spec.action_spec(), alpha=0.2), batch, 300)
+    train(OMIGALoss(**networks, action_spec=spec.action_spec(), alpha=0.2), batch, 200)
     cloned = make_networks(spec, 16)["actor_network"]
-    train(BCLoss(cloned, action_spec=spec.action_spec()), batch, 150)
+    train(BCLoss(cloned, action_spec=spec.action_spec()), batch, 100)
 
     def play(actor: Any) -> tuple[list[int], float]:
         dist = actor.get_dist(batch[:1])
@@ -376,9 +373,9 @@ def test_learns_the_better_of_two_ways_in_continuous_actions() -> None:
     unit = torch.where(good, 0.6, -0.5) + 0.1 * torch.randn(256, 2, 2)
     batch = make_bandit(spec, middle + half * unit.clamp(-0.99, 0.99), good.float().squeeze(-1) * 2)
     networks = make_networks(spec, 16)
-    train(OMIGALoss(**networks, action_spec=spec.action_spec(), alpha=0.1), batch, 300)
+    train(OMIGALoss(**networks, action_spec=spec.action_spec(), alpha=0.1), batch, 200)
     cloned = make_networks(spec, 16)["actor_network"]
-    train(BCLoss(cloned, action_spec=spec.action_spec()), batch, 150)
+    train(BCLoss(cloned, action_spec=spec.action_spec()), batch, 100)
 
     def act(actor: Any) -> Tensor:
         return (actor.get_dist(batch[:1]).deterministic_sample[0].detach() - middle) / half
