@@ -19,6 +19,7 @@ from torchrl_logo.modules.recurrent import (
     make_recurrent_categorical_actor,
     make_recurrent_gaussian_actor,
 )
+from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWorldModel
 from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
@@ -33,6 +34,7 @@ __all__ = [
     "MaskedCategorical",
     "Normalizer",
     "Prediction",
+    "RecurrentLatentWorldModel",
     "RecurrentNetwork",
     "WorldModel",
     "make_action_vae",

@@ -12,6 +12,7 @@ from torchrl_logo.objectives.maicq import MAICQLoss
 from torchrl_logo.objectives.matd3bc import MATD3BCLoss
 from torchrl_logo.objectives.omar import OMARLoss
 from torchrl_logo.objectives.omiga import OMIGALoss
+from torchrl_logo.objectives.recurrent_latent_world_model import RecurrentLatentWorldModelLoss
 from torchrl_logo.objectives.world_model import (
     EnsembleWorldModelLoss,
     JointWorldModelLoss,
@@ -35,5 +36,6 @@ __all__ = [
     "MATD3BCLoss",
     "OMARLoss",
     "OMIGALoss",
+    "RecurrentLatentWorldModelLoss",
     "make_world_model_loss",
 ]
