@@ -12,6 +12,7 @@ release = version = installed_version("torchrl-logo")
 sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 
 extensions = [
+    "dataset_table",
     "loss_table",
     "myst_parser",
     "sphinx.ext.autodoc",

@@ -2,11 +2,18 @@
 
 from torchrl.data.datasets import register_dataset
 
+from torchrl_logo.data.accidents import Accident, find_accidents
+from torchrl_logo.data.card import ActionCoverage, make_card, measure_coverage
 from torchrl_logo.data.collection import collect
 from torchrl_logo.data.conversion import convert_dataset
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.embedded import available_datasets, load_dataset
-from torchrl_logo.data.formats import from_arrays
+from torchrl_logo.data.formats import (
+    from_arrays,
+    write_minari,
+    write_pymarl_hdf5,
+    write_vault,
+)
 from torchrl_logo.data.metadata import DatasetMetadata
 from torchrl_logo.data.next_actions import add_next_actions
 from torchrl_logo.data.real_and_imagined_buffer import (
@@ -23,6 +30,8 @@ from torchrl_logo.data.validation import DatasetError, validate_layout
 register_dataset("torchrl_logo", "torchrl_logo.data:load_dataset", replace=True)
 
 __all__ = [
+    "Accident",
+    "ActionCoverage",
     "DatasetError",
     "DatasetMetadata",
     "OfflineDataset",
@@ -35,10 +44,16 @@ __all__ = [
     "available_datasets",
     "collect",
     "convert_dataset",
+    "find_accidents",
     "from_arrays",
     "load_dataset",
+    "make_card",
+    "measure_coverage",
     "real_and_imagined_buffer",
     "reference_returns",
     "sequence_buffer",
     "validate_layout",
+    "write_minari",
+    "write_pymarl_hdf5",
+    "write_vault",
 ]
