@@ -1,6 +1,7 @@
 """Real and imagined environments in the package's layout."""
 
 from torchrl_logo.envs.imagined import ImaginedEnv
+from torchrl_logo.envs.latent_imagined import LatentImaginedEnv
 from torchrl_logo.envs.registry import available_tasks, make_env
 
-__all__ = ["ImaginedEnv", "available_tasks", "make_env"]
+__all__ = ["ImaginedEnv", "LatentImaginedEnv", "available_tasks", "make_env"]

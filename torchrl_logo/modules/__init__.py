@@ -3,10 +3,12 @@
 from torchrl_logo.modules.action_values import make_action_value_network
 from torchrl_logo.modules.actors import make_gaussian_actor
 from torchrl_logo.modules.agent_critics import AgentCritic, make_agent_critic, make_agent_value
+from torchrl_logo.modules.attention_critic import AttentionCritic, make_latent_critic
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
 from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.joint_world_model import JointWorldModel
+from torchrl_logo.modules.latent_policy import LatentPolicy, make_latent_actor
 from torchrl_logo.modules.linear_mixer import LinearMixer, make_linear_mixer
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
@@ -24,6 +26,7 @@ from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = [
+    "AttentionCritic",
     "AgentCritic",
     "CentralizedCritic",
     "DecentralizedGRU",
@@ -31,6 +34,7 @@ __all__ = [
     "JointWorldModel",
     "LOGOWorldModel",
     "LinearMixer",
+    "LatentPolicy",
     "MaskedCategorical",
     "Normalizer",
     "Prediction",
@@ -45,6 +49,8 @@ __all__ = [
     "make_centralized_critic",
     "make_gaussian_actor",
     "make_linear_mixer",
+    "make_latent_actor",
+    "make_latent_critic",
     "make_mixer",
     "make_perturbation_network",
     "make_recurrent_action_value_network",

@@ -80,7 +80,7 @@ def _choose_code(logits: torch.Tensor, noise: torch.Tensor | float = 0.0) -> tor
     code = torch.zeros_like(logits).scatter(-1, chosen, 1.0)
     if logits.requires_grad:
         probabilities = logits.softmax(-1)
-        code = code + probabilities - probabilities.detach()
+        code = code + (probabilities - probabilities.detach())
     return code.flatten(-2)
 
 
@@ -339,6 +339,21 @@ class RecurrentLatentWorldModel(WorldModel):
             termination_logit=self.termination_head(latent).mean(-2),
             action_mask_logit=mask,
         )
+
+    def read_outcome(
+        self, latent: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What a step in imagination needs of latents ``[*, N, L]``, without observations.
+
+        Returns:
+            The team's expected reward ``[*, 1]`` in its own units, the log-odds of termination
+            ``[*, 1]``, and those of available actions ``[*, N, A]`` (``None`` for continuous
+            ones).
+        """
+        logit = self.termination_head(latent).mean(-2)
+        reward = self.expect_reward(self.reward_head(latent).mean(-2), logit)
+        mask = None if self.action_mask_head is None else self.action_mask_head(latent)
+        return reward, logit, mask
 
     def describe(self, latent: torch.Tensor) -> Prediction:
         """What the heads say of latents ``[*, N, L]`` in the task's units; no uncertainty."""
