@@ -230,7 +230,8 @@ def test_collectors_store_the_true_last_step(simulator: str) -> None:
     """What a collector, which resets by itself, stores at an end is not the next start."""
     env = make(contract_tasks(simulator)[0], num_envs=2, seed=0)
     frames = 2 * (env.max_steps + 2)
-    collector = Collector(env, None, frames_per_batch=frames, total_frames=frames)
+    # Without a policy, a collector's random actions would heed no mask.
+    collector = Collector(env, env.rand_action, frames_per_batch=frames, total_frames=frames)
     batch = next(iter(collector))
     collector.shutdown(close_env=False)
     after, before = batch["next", "state"][:, :-1], batch["state"][:, 1:]

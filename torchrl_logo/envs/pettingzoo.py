@@ -52,8 +52,8 @@ class PettingZooTeamEnv(EnvBase):
     - ``"reward"`` is one team reward, made from the agents' rewards by a named rule;
     - ``("agents", "action_mask")`` is, for discrete actions, what the simulator gives as
       ``"action_mask"`` of an agent's info or observation, or else all of its actions;
-    - an agent that is out before the others observes zeros, has action 0 alone available (it is
-      not passed on), and is rewarded with 0;
+    - an agent that is out before the others has action 0 alone available (it is not passed on),
+      is rewarded with 0, and observes zeros once the simulator shows it nothing;
     - the episode ends with its last agent. It is ``"truncated"`` where an agent's end in that step
       is a truncation, and ``"terminated"`` where all of them are terminations. The last step is
       the simulator's last, and a simulator is reset only when asked to;
@@ -186,7 +186,7 @@ class PettingZooTeamEnv(EnvBase):
             self._available = np.zeros((envs, agents, max(self.action_sizes)), dtype=bool)
         # The size of the state is known from a state alone: not all simulators have its space.
         observations, _ = self.simulators[0].reset(seed=0)
-        self._observe(0, observations, {})
+        self._observe(0, observations, {}, {})
         self._state = np.zeros((envs, self._read_state(0).size), dtype=np.float32)
 
     def _make_specs(self) -> None:
@@ -243,11 +243,15 @@ class PettingZooTeamEnv(EnvBase):
         self._terminated[index] = False
         self._truncated[index] = False
         self._steps[index] = 0
-        self._observe(index, observations, infos)
+        self._observe(index, observations, infos, {})
         self._state[index] = self._read_state(index)
 
     def _observe(
-        self, index: int, observations: Mapping[str, Any], infos: Mapping[str, Any]
+        self,
+        index: int,
+        observations: Mapping[str, Any],
+        infos: Mapping[str, Any],
+        terminations: Mapping[str, Any],
     ) -> None:
         """Takes what a simulator shows its agents."""
         acting = set(self.simulators[index].agents)
@@ -266,7 +270,8 @@ class PettingZooTeamEnv(EnvBase):
             if self.discrete:
                 available = self._available[index, i]
                 available[:] = False
-                if seen is None:
+                # Where an agent is cut off, what it could have done next is needed to bootstrap.
+                if seen is None or terminations.get(name, False):
                     available[0] = True
                     continue
                 mask = infos.get(name, {}).get(_MASK, mask)
@@ -307,7 +312,7 @@ class PettingZooTeamEnv(EnvBase):
         alive = self._alive[index]
         joint = {name: actions[i] for i, name in enumerate(self.agent_names) if alive[i]}
         observations, rewards, terminations, truncations, infos = simulator.step(joint)
-        self._observe(index, observations, infos)
+        self._observe(index, observations, infos, terminations)
         self._state[index] = self._read_state(index)
         self._reward[index] = self._reduce_rewards(rewards)
         self._steps[index] += 1
