@@ -1,6 +1,14 @@
 """Trainers of world models and policies, on TorchRL's own trainer."""
 
+from torchrl_logo.trainers.buffer_training import train_from_buffer
 from torchrl_logo.trainers.imagined_transitions import ImaginationError, ImaginedTransitions
+from torchrl_logo.trainers.latent_world_model import infer_latents, train_latent_world_model
+from torchrl_logo.trainers.mamba import (
+    BehaviourPenalty,
+    MAMBAResult,
+    train_in_imagination,
+    train_mamba,
+)
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
 from torchrl_logo.trainers.tracked_training import TrackedResult, train_tracked
@@ -8,14 +16,21 @@ from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
 from torchrl_logo.trainers.world_model import WorldModelTrainer, WorldModelTrainingResult
 
 __all__ = [
+    "BehaviourPenalty",
     "ImaginationError",
     "ImaginedTransitions",
+    "MAMBAResult",
     "NoCollection",
     "OfflineResult",
     "OfflineTrainer",
     "TrackedResult",
     "WorldModelTrainer",
     "WorldModelTrainingResult",
+    "infer_latents",
     "measure_uncertainty",
+    "train_from_buffer",
+    "train_in_imagination",
+    "train_latent_world_model",
+    "train_mamba",
     "train_tracked",
 ]
