@@ -34,6 +34,9 @@ def contract_tasks(prefix: str) -> list[str]:
 TASKS = [task for prefix in SIMULATORS for task in contract_tasks(prefix)]
 KEYS = [("agents", "observation"), "state"]
 
+# Scenarios in which nothing is drawn: each episode starts alike, and follows from its actions.
+WITHOUT_CHANCE = {"vmas/give_way"}
+
 
 def make(task: str, **kwargs) -> EnvBase:
     """The task's environment, or a skip where its packages are missing."""
@@ -150,9 +153,10 @@ def test_spec_is_the_layout_s(task: str) -> None:
 
 
 def test_seed_decides_the_episode(task: str) -> None:
-    """Over the ends of episodes, whatever runs between and whoever draws numbers."""
+    """Whatever runs between, and whoever draws numbers."""
     env = make(task, num_envs=2, seed=0)
-    steps = min(env.max_steps or 8, 40) + 3
+    # Over the end of an episode, where that is near.
+    steps = env.max_steps + 3 if env.max_steps and env.max_steps <= 40 else 8
     actions = draw_actions(env, steps)
     first = follow(env, actions)
     torch.rand(5)
@@ -165,6 +169,8 @@ def test_seed_decides_the_episode(task: str) -> None:
     for key in [*KEYS, "reward", "done"]:
         assert torch.equal(first["next", key], second["next", key]), key
         assert torch.equal(first["next", key], third["next", key]), key
+    if task in WITHOUT_CHANCE:
+        return
     assert not torch.equal(first["next", "state"], different["next", "state"])
     # The simulators of one batch have episodes of their own, and so have successive episodes.
     assert not torch.equal(first["state"][0, 0], first["state"][0, 1])
@@ -176,15 +182,18 @@ def test_partial_reset_changes_the_marked_rows_only(task: str) -> None:
     """And what the other rows go through from there is what they would have gone through."""
     env, undisturbed = (make(task, num_envs=3, seed=0) for _ in range(2))
     actions = draw_actions(env, 6)
-    before, expected = follow(env, actions[:3]), follow(undisturbed, actions)
-    assert not before["next", "done"].any()
-    step = before[-1]["next"].exclude("reward").clone()
-    step["_reset"] = torch.tensor([[False], [True], [False]])
+    before, expected = follow(env, actions[:3])[-1]["next"], follow(undisturbed, actions)
+    # Random actions end an episode of some tasks within these steps: these rows are not compared.
+    compared = ~expected["next", "done"][:3].any(0).squeeze(-1)
+    compared[1] = False
+    assert compared.any()
+    step = before.exclude("reward").clone()
+    step["_reset"] = ~compared.unsqueeze(-1)
     after = env.reset(step)
-    assert after["step"].flatten().tolist() == [3, 0, 3]
+    assert (after["step"].squeeze(-1) == torch.where(compared, 3, 0)).all()
     for key in KEYS:
-        assert torch.equal(after[key][[0, 2]], before["next", key][-1][[0, 2]])
-    assert not torch.equal(after["state"][1], before["next", "state"][-1][1])
+        assert torch.equal(after[key][compared], before[key][compared])
+    assert not torch.equal(after["state"][1], before["state"][1])
     for action, wanted in zip(actions[3:], expected[3:], strict=True):
         mask = after.get(("agents", "action_mask"), None)
         if mask is not None:
@@ -193,7 +202,8 @@ def test_partial_reset_changes_the_marked_rows_only(task: str) -> None:
         after["agents", "action"] = action
         after = env.step(after)["next"]
         for key in [*KEYS, "reward", "done"]:
-            torch.testing.assert_close(after[key][[0, 2]], wanted["next", key][[0, 2]])
+            torch.testing.assert_close(after[key][compared], wanted["next", key][compared])
+        compared = compared & ~after["done"].squeeze(-1)
         after = after.exclude("reward")
 
 

@@ -41,6 +41,15 @@ _UNSUPPORTED = {
 # heavy: within 100 steps not even good teams bring it to the goal.
 _MAX_STEPS = {"default": 100, "transport": 200}
 
+# What the contract of environments is tested on: the scenarios that the field uses.
+CONTRACT_TASKS = tuple(
+    f"{TASK_PREFIX}/{name}"
+    for name in (
+        "balance transport navigation wheel discovery sampling reverse_transport give_way "
+        "ball_passage"
+    ).split()
+)
+
 _unseeded = itertools.count()  # environments of this process that were made without a seed
 
 
