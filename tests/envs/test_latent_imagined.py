@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 
@@ -109,7 +110,13 @@ def test_a_row_without_actions_is_truncated() -> None:
 def test_actors_never_violate_masks_in_imagination() -> None:
     env = make_env(DISCRETE, horizon=8)
     actor = make_latent_actor(env.world_model, hidden_sizes=(8,))
-    collector = Collector(env, actor, frames_per_batch=4 * 16, total_frames=4 * 64)
+    collector = Collector(
+        env,
+        actor,
+        frames_per_batch=4 * 16,
+        total_frames=4 * 64,
+        auto_register_policy_transforms=False,
+    )
     some_missing = False
     for batch in collector:
         mask = batch["agents", "action_mask"]
@@ -150,3 +157,19 @@ def test_bad_arguments_are_refused() -> None:
     for error, message, wrong, kwargs in cases:
         with pytest.raises(error, match=message):
             LatentImaginedEnv(model, wrong, batch_size=4, **kwargs)
+
+
+@pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+def test_a_step_needs_no_host_and_mixes_no_devices(spec: TaskSpec) -> None:
+    env = make_env(spec)
+    inputs = env.rand_action(env.reset())
+    env._generator = None  # there is none for devices that are not there
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        env.world_model.cuda()
+        env._device = torch.device("cuda:0")
+        tensors = {
+            k: torch.empty(v.shape, dtype=v.dtype, device="cuda:0")
+            for k, v in inputs.items(True, True)
+        }
+        out = env._step(TensorDict(tensors, [4], device="cuda:0"))
+        assert all(v.device.type == "cuda" for v in out.values(True, True))

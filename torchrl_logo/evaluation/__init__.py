@@ -1,5 +1,6 @@
 """Returns of final policies, statistics to compare methods by, and errors of world models."""
 
+from torchrl_logo.evaluation.latent_world_model import evaluate_latent_world_model
 from torchrl_logo.evaluation.rollout import Evaluation, evaluate
 from torchrl_logo.evaluation.statistics import (
     Estimate,
@@ -18,6 +19,7 @@ __all__ = [
     "Summary",
     "bootstrap_interval",
     "evaluate",
+    "evaluate_latent_world_model",
     "evaluate_world_model",
     "imagine_open_loop",
     "interquartile_mean",

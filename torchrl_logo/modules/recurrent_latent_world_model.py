@@ -9,6 +9,7 @@ from torch import nn
 from torchrl.modules import MLP
 
 from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.recurrent import DecentralizedGRU
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = ["Decoded", "LatentSequence", "RecurrentLatentWorldModel", "draw_code"]
@@ -117,7 +118,7 @@ class RecurrentLatentWorldModel(WorldModel):
 
     Keyword Args:
         memory_size (int): features of an agent's memory, ``H``. Defaults to ``128``.
-        code_groups (int): categorical variables of a code, ``G``. Defaults to ``16``.
+        code_groups (int): categorical variables of a code, ``G``. Defaults to ``8``.
         code_classes (int): classes of each, ``C``. Defaults to ``16``.
         hidden_size (int): width of hidden layers. Defaults to ``128``.
         attention_layers (int): layers of the encoder over agents; ``0`` leaves agents without
@@ -146,7 +147,7 @@ class RecurrentLatentWorldModel(WorldModel):
         spec: TaskSpec,
         *,
         memory_size: int = 128,
-        code_groups: int = 16,
+        code_groups: int = 8,
         code_classes: int = 16,
         hidden_size: int = 128,
         attention_layers: int = 1,
@@ -203,7 +204,7 @@ class RecurrentLatentWorldModel(WorldModel):
             self.attention = nn.TransformerEncoder(
                 layer, attention_layers, enable_nested_tensor=False
             )
-        self.memory = nn.GRUCell(hidden_size, memory_size, device=device)
+        self.memory = DecentralizedGRU(hidden_size, memory_size, spec.n_agents, device=device)
         self.prior_head = make_mlp(memory_size, self.code_size)
         self.posterior_head = make_mlp(memory_size + hidden_size, self.code_size)
         self.observation_head = make_mlp(self.latent_size, spec.observation_size, 2)
@@ -268,9 +269,8 @@ class RecurrentLatentWorldModel(WorldModel):
         """
         memory, code = latent.split([self.memory_size, self.code_size], -1)
         message = self.mixer(torch.cat([code, action], -1))
-        message = self.attention(message.reshape(-1, *message.shape[-2:]))  # [-1, N, D]
-        updated = self.memory(message.flatten(0, 1), memory.reshape(-1, self.memory_size))
-        return updated.view(memory.shape)
+        heard = self.attention(message.reshape(-1, *message.shape[-2:]))  # [-1, N, D]
+        return self.memory(heard.view(message.shape), memory)
 
     def imagine_step(
         self,

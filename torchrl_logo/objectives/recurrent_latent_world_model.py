@@ -125,7 +125,7 @@ class RecurrentLatentWorldModelLoss(WorldModelLoss):
 
     world_model_class: ClassVar[type[WorldModel]] = RecurrentLatentWorldModel
     default_coefficients = {
-        "kl": 0.1,
+        "kl": 0.05,
         "observation": 1.0,
         "reward": 1.0,
         "termination": 1.0,

@@ -235,7 +235,7 @@ def train_mamba(
     dataset: OfflineDataset,
     *,
     world_model: RecurrentLatentWorldModel | None = None,
-    world_model_steps: int = 1500,
+    world_model_steps: int = 1000,
     world_model_kwargs: dict[str, Any] | None = None,
     clone_steps: int = 1000,
     behaviour_coeff: float = 0.1,
@@ -269,7 +269,7 @@ def train_mamba(
 
     Keyword Args:
         world_model (RecurrentLatentWorldModel, optional): a trained model, in place of step 1.
-        world_model_steps (int): updates of the world model. Defaults to ``1500``.
+        world_model_steps (int): updates of the world model. Defaults to ``1000``.
         world_model_kwargs (dict, optional): the model's sizes.
         clone_steps (int): updates of the clone. Defaults to ``1000``.
         behaviour_coeff (float): see :class:`BehaviourPenalty`. Defaults to ``0.1``.
