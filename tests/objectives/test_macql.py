@@ -117,11 +117,12 @@ class Reference:
         )
         ended = float(following["terminated"])
         target = float(following["reward"]) + 0.99 * (1 - ended) * bootstrap
-        td, gap = 0.0, 0.0
+        td, gap, data = 0.0, 0.0, 0.0
         spread = []
         for q in self.critics:
             data_value = self.value(q, state, action)
             td += (data_value - target) ** 2 / 2
+            data += data_value
             values, exponentials = [], 0.0
             for name in ("uniform", "here", "there"):
                 for j in range(n):
@@ -145,6 +146,7 @@ class Reference:
         return {
             "td": td,
             "gap": gap,
+            "data": data,
             "spread": sum(spread) / 2,
             "value": min(self.value(q, state, chosen) for q in self.critics),
             "log_pi": self.log_density(observation, chosen),
@@ -164,20 +166,25 @@ class Reference:
             w = [a if kept is None or kept[b] else 0.0 for b, a in enumerate(weight)]
             return sum(a * v for a, v in zip(w, values, strict=True)) / sum(w)
 
-        penalised = None if loss.penalize_imagined else real
+        penalty = mean([r["gap"] for r in rows], real)
+        penalised = real
+        if loss.penalize_imagined:  # pushed down everywhere, up at the data's actions alone
+            everywhere = mean([r["gap"] + r["data"] for r in rows])
+            penalty = everywhere - mean([r["data"] for r in rows], real)
+            penalised = None
         alpha = float(loss.min_q_weight.detach())
         scale = sum(r["spread"] for r in rows) / len(rows) if loss.normalize_q else 1.0
         out = {
             "loss_qvalue": mean([r["td"] for r in rows]),
-            "loss_cql": alpha * mean([r["gap"] for r in rows], penalised),
+            "loss_cql": alpha * penalty,
             "loss_actor": mean(
                 [(loss.entropy_coeff * r["log_pi"] - r["value"]) / scale for r in rows]
             )
             - loss.bc_coeff * mean([r["behaviour"] for r in rows], real),
         }
         if loss.lagrange_thresh is not None:
-            excess = [r["gap"] - 2 * loss.lagrange_thresh for r in rows]
-            out["loss_min_q_weight"] = -alpha * mean(excess, penalised)
+            allowed = mean([2 * loss.lagrange_thresh] * len(rows), penalised)
+            out["loss_min_q_weight"] = -alpha * (penalty - allowed)
         return out
 
 
@@ -210,6 +217,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lagrangian": {"lagrange_thresh": 0.3, "min_q_weight": 0.7, "num_samples": 2},
     "temperature": {"temperature": 2.5, "normalize_q": False, "entropy_coeff": 0.2},
     "penalized": {"penalize_imagined": True, "bc_coeff": 1.0},
+    "penalized lagrangian": {"penalize_imagined": True, "lagrange_thresh": 0.3},
 }
 
 

@@ -308,16 +308,15 @@ class CFCQLLoss(MACQLLoss):
         soft_maxima = self.temperature * (
             torch.logsumexp(sampled / self.temperature - log_density, dim=1) - math.log(3 * n)
         )  # [nets, B, N]
-        gap = (agent_weights * soft_maxima).sum(-1) - pred_value  # [nets, B]
+        soft_maximum = (agent_weights * soft_maxima).sum(-1)  # [nets, B]
+        gap = soft_maximum - pred_value
 
         losses["loss_qvalue"] = 0.5 * distance_loss(
             pred_value, target_value.expand_as(pred_value), loss_function=self.loss_function
         ).sum(0)
         _, row_weights = self._row_weights(tensordict, weights, losses["loss_qvalue"])
-        penalised = None if self.penalize_imagined else real
-        losses["loss_cql"] = self.min_q_weight.detach() * self._restrict(
-            gap.sum(0), penalised, row_weights
-        )
+        conservative = self._restrict_gap(soft_maximum, pred_value, real, row_weights)
+        losses["loss_cql"] = self.min_q_weight.detach() * conservative
         if behaviour_log_prob is not None:
             losses["loss_behaviour"] = -self._restrict(behaviour_log_prob, real, row_weights)
 
@@ -335,10 +334,7 @@ class CFCQLLoss(MACQLLoss):
             bc_log_prob, real, row_weights
         )
         if self.lagrange_thresh is not None:
-            excess = self._restrict(
-                (gap.detach() - self.lagrange_thresh).sum(0), penalised, row_weights
-            )
-            losses["loss_min_q_weight"] = -self.min_q_weight * excess
+            losses["loss_min_q_weight"] = self._weigh_excess(conservative, real, row_weights)
 
         statistics |= {
             "pred_value": pred_value.mean(0),

@@ -52,9 +52,11 @@ class MACQLLoss(LossModule):
     :math:`T \log \int \exp(Q / T)` whatever the number of draws.
 
     Where a batch says which transitions are ``"imagined"``, the behaviour term leaves those out
-    (their actions are the policy's own), and so does the penalty unless
-    ``penalize_imagined=True``. The rows that remain are scaled up, so that the mean over the
-    batch is the mean (weighted, with weights) over the remaining rows, whatever their share.
+    (their actions are the policy's own), and so does the penalty. With
+    ``penalize_imagined=True`` the penalty is COMBO's (Yu et al. 2021, equation 2): values are
+    pushed down in all rows, and up at the actions of the real ones alone. The rows that remain
+    are scaled up, so that the mean over the batch is the mean (weighted, with weights) over the
+    remaining rows, whatever their share.
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``: scaling all
@@ -86,8 +88,8 @@ class MACQLLoss(LossModule):
             Gaussian has no finite maximum at the bound. Defaults to ``1e-3``.
         normalize_q (bool): whether values are scaled by :math:`\lambda` in the actor's loss.
             Defaults to ``True``.
-        penalize_imagined (bool): whether the penalty covers imagined transitions.
-            Defaults to ``False``.
+        penalize_imagined (bool): whether the penalty pushes values down in imagined transitions
+            too. Defaults to ``False``.
         gamma (float): discount. Defaults to ``0.99``.
         loss_function (str): distance for the TD error, as :func:`torchrl.objectives.distance_loss`
             takes it. Defaults to ``"l2"``.
@@ -427,6 +429,30 @@ class MACQLLoss(LossModule):
         scale = row_weights.sum() / torch.where(kept_weight > 0, kept_weight, 1.0)
         return torch.where(kept, loss, 0.0) * scale
 
+    def _restrict_gap(
+        self,
+        soft_maximum: torch.Tensor,
+        pred_value: torch.Tensor,
+        real: torch.Tensor | None,
+        row_weights: torch.Tensor,
+    ) -> torch.Tensor:
+        """The penalty ``[B]``, of ``[nets, B]``: what it pushes down, less the data's actions."""
+        if self.penalize_imagined:
+            # An imagined action is the policy's own: only real ones are pushed up.
+            data_value = self._restrict(pred_value.sum(0), real, row_weights)
+            return soft_maximum.sum(0) - data_value
+        return self._restrict((soft_maximum - pred_value).sum(0), real, row_weights)
+
+    def _weigh_excess(
+        self, conservative: torch.Tensor, real: torch.Tensor | None, row_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """The multiplier's loss ``[B]``: how far the penalty is over its threshold."""
+        assert self.lagrange_thresh is not None
+        allowed = torch.full_like(conservative, self.lagrange_thresh * self.num_qvalue_nets)
+        if not self.penalize_imagined:
+            allowed = self._restrict(allowed, real, row_weights)
+        return -self.min_q_weight * (conservative.detach() - allowed)
+
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes all losses of a batch of transitions; see the class for keys and formulas."""
@@ -486,8 +512,8 @@ class MACQLLoss(LossModule):
             pred_value, target_value.expand_as(pred_value), loss_function=self.loss_function
         ).sum(0)
         valid, row_weights = self._row_weights(tensordict, weights, loss_qvalue)
-        penalised = None if self.penalize_imagined else real
-        loss_cql = self.min_q_weight.detach() * self._restrict(gap.sum(0), penalised, row_weights)
+        conservative = self._restrict_gap(soft_maximum, pred_value, real, row_weights)
+        loss_cql = self.min_q_weight.detach() * conservative
 
         policy_td = tensordict.select(*self.qvalue_network.in_keys, strict=False)
         policy_td.set(keys.action, policy_action)
@@ -503,10 +529,7 @@ class MACQLLoss(LossModule):
 
         losses = {"loss_qvalue": loss_qvalue, "loss_cql": loss_cql, "loss_actor": loss_actor}
         if self.lagrange_thresh is not None:
-            excess = self._restrict(
-                (gap.detach() - self.lagrange_thresh).sum(0), penalised, row_weights
-            )
-            losses["loss_min_q_weight"] = -self.min_q_weight * excess
+            losses["loss_min_q_weight"] = self._weigh_excess(conservative, real, row_weights)
         out = {
             name: self._reduce_loss(loss, tensordict=tensordict, weights=weights)
             for name, loss in losses.items()
