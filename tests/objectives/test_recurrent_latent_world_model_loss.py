@@ -199,3 +199,14 @@ def test_it_learns_what_other_agents_cause() -> None:
     # what the other agent did, a third of the features of variance 1/3, is lost on deaf agents
     deaf, _ = train_on_relay(attention_layers=0)
     assert deaf > 2 * error and deaf > 0.9 / 9
+
+
+def test_it_compiles_without_breaks() -> None:
+    loss, batch = RecurrentLatentWorldModelLoss(make_model()), make_batch(3, 4)
+    torch.manual_seed(2)
+    eager = loss(batch)
+    compiled = torch.compile(loss, fullgraph=True, backend="eager")
+    torch.manual_seed(2)
+    found = compiled(batch)
+    for key, value in eager.items():
+        torch.testing.assert_close(found[key], value)

@@ -95,6 +95,15 @@ def test_it_runs_end_to_end_and_leaves_a_policy(balance: OfflineDataset) -> None
     torch.testing.assert_close(repeated.returns, evaluation.returns)
 
 
+def test_it_plays_discrete_tasks() -> None:
+    pytest.importorskip("mpe2")
+    env = make_env("mpe/simple_spread_discrete", num_envs=2, seed=0)
+    dataset = collect(env, None, 120, seed=0)
+    result = train_mamba(dataset, **TINY)
+    evaluation = evaluate(result.policy, env, episodes=2)
+    assert evaluation.returns.isfinite().all() and (evaluation.lengths > 1).all()
+
+
 def test_imagination_trains_the_actor_and_not_the_model(balance: OfflineDataset) -> None:
     model = RecurrentLatentWorldModel.from_dataset(balance, **SIZES)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -155,7 +155,11 @@ class RecurrentLatentWorldModelLoss(WorldModelLoss):
     @property
     def in_keys(self) -> list[NestedKey]:
         """The keys that :meth:`forward` reads."""
-        return [*super().in_keys, next_key(self.tensor_keys.done)]
+        keys = self.tensor_keys
+        names = [keys.observation, keys.state, keys.reward, keys.terminated, keys.done]
+        if self.world_model.spec.discrete:
+            names.append(keys.action_mask)
+        return [keys.observation, keys.action, keys.state, *map(next_key, names)]
 
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes all terms.
