@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
-import io
 import itertools
 import sys
 from collections.abc import Callable
@@ -231,16 +229,10 @@ def _to_jax(tensor: torch.Tensor) -> Any:
     return jax.device_put(tensor.numpy().copy(), jax.devices("cpu")[0])
 
 
-def _load_jaxmarl() -> Any:
-    # Its import prints that environments of other packages are not there.
-    with contextlib.redirect_stdout(io.StringIO()):
-        return require("jaxmarl.environments.smax.smax_env", extra="smax")
-
-
 @functools.cache
 def _compile(map_name: str) -> _Battle:
     """Builds a map's simulator; its functions compile when they are first called."""
-    maps = _load_jaxmarl()
+    maps = require("jaxmarl.environments.smax.smax_env", extra="smax")
     import jax
     import jax.numpy as jnp
     from jaxmarl.environments.smax import HeuristicEnemySMAX
