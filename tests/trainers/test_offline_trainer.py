@@ -5,13 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from tensordict.nn import TensorDictModuleBase
+from torchrl.data import RandomSampler
+from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_logo.data import OfflineDataset, collect
+from torchrl_logo.data import OfflineDataset, UncertaintySampler, collect, from_arrays
 from torchrl_logo.envs import make_env
-from torchrl_logo.modules import JointWorldModel, LOGOWorldModel
+from torchrl_logo.modules import EnsembleWorldModel, JointWorldModel, LOGOWorldModel
 from torchrl_logo.trainers import OfflineTrainer
+from torchrl_logo.trainers.methods import METHODS
 
 SMALL: dict[str, Any] = {
     "progress_bar": False,
@@ -43,18 +48,131 @@ def parameters(trainer: OfflineTrainer) -> list[torch.Tensor]:
     return [p.detach().clone() for p in trainer.loss_module.parameters()]
 
 
-@pytest.mark.parametrize("method", ["bc", "macql"])
+MODEL_FREE = sorted(name for name, method in METHODS.items() if method.world_model is None)
+
+
+@pytest.fixture(scope="module")
+def discrete_dataset() -> OfflineDataset:
+    """Forty episodes of two agents; an agent's first action is always available."""
+    rng = np.random.default_rng(0)
+    frames = rng.normal(size=(40, 6, 2, 3)).astype(np.float32)
+    masks = rng.random((40, 6, 2, 4)) < 0.6
+    masks[..., 0] = True
+    end = np.tile((np.arange(5) == 4)[:, None], (40, 1))
+    arrays = {
+        "agents/action": (masks[:, :-1] * rng.random((40, 5, 2, 4))).argmax(-1).reshape(200, 2),
+        "next/reward": rng.normal(size=(200, 1)).astype(np.float32),
+        "next/done": end,
+        "next/terminated": np.zeros_like(end),
+        "next/truncated": end,
+    }
+    for prefix, part in (("", slice(0, 5)), ("next/", slice(1, 6))):
+        arrays[f"{prefix}agents/observation"] = frames[:, part].reshape(200, 2, 3)
+        arrays[f"{prefix}agents/action_mask"] = masks[:, part].reshape(200, 2, 4)
+        arrays[f"{prefix}state"] = frames[:, part].reshape(200, 6)
+    return from_arrays(arrays)
+
+
+@pytest.mark.parametrize("method", MODEL_FREE)
 def test_model_free_training_changes_the_policy_and_counts_updates(
     dataset: OfflineDataset, method: str
 ) -> None:
     trainer = OfflineTrainer(method, dataset, steps=25, log_interval=10, **SMALL)
     before = parameters(trainer)
     result = trainer.train()
+    act_within_bounds(result.policy, dataset)
     assert result.updates == 25
     assert any((a != b).any() for a, b in zip(before, parameters(trainer), strict=True))
     # two whole batches of ten and a last one of five
     assert [step for step, _ in result.history["loss_actor"]] == [10, 20, 25]
     assert trainer.world_model is None
+
+
+def act_within_bounds(policy: TensorDictModuleBase, dataset: OfflineDataset) -> None:
+    data = dataset[:50].select(("agents", "observation")).clone()
+    with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
+        action = policy(data)["agents", "action"]
+        again = policy(data.select(("agents", "observation")))["agents", "action"]
+    assert action.shape == (50, 3, 2) and (action.abs() <= 1).all()
+    torch.testing.assert_close(again, action)
+    assert action.std() > 0
+
+
+DISCRETE = sorted(n for n in MODEL_FREE if METHODS[n].make_discrete_loss is not None)
+
+
+@pytest.mark.parametrize("method", DISCRETE)
+def test_discrete_training_gives_a_policy_of_available_actions(
+    discrete_dataset: OfflineDataset, method: str
+) -> None:
+    trainer = OfflineTrainer(method, discrete_dataset, steps=25, log_interval=10, **SMALL)
+    before = parameters(trainer)
+    result = trainer.train()
+    assert any((a != b).any() for a, b in zip(before, parameters(trainer), strict=True))
+    data = discrete_dataset[:].clone()
+    with set_exploration_type(ExplorationType.DETERMINISTIC):
+        action = result.policy(data)["agents", "action"]
+    mask = discrete_dataset[:]["agents", "action_mask"]
+    assert action.shape == (200, 2) and action.dtype == torch.int64
+    assert mask.gather(-1, action.unsqueeze(-1)).all()
+    assert len(action.unique()) > 1
+
+
+@pytest.mark.parametrize("method", sorted(set(MODEL_FREE) - set(DISCRETE)))
+def test_continuous_methods_refuse_discrete_data(
+    discrete_dataset: OfflineDataset, method: str
+) -> None:
+    with pytest.raises(ValueError, match="no form for discrete actions"):
+        OfflineTrainer(method, discrete_dataset, steps=1, **SMALL)
+
+
+def test_discrete_logo_imagines_available_actions(discrete_dataset: OfflineDataset) -> None:
+    trainer = OfflineTrainer("logo", discrete_dataset, steps=25, world_model_steps=20, **IMAGINED)
+    trainer.train()
+    stored = trainer.replay_buffer.imagined[:]
+    action, mask = stored["agents", "action"], stored["agents", "action_mask"]
+    assert len(stored) > 0 and mask.gather(-1, action.unsqueeze(-1)).all()
+
+
+@pytest.mark.parametrize("method", ["mopo", "combo"])
+def test_ensemble_methods_draw_uniformly(dataset: OfflineDataset, method: str) -> None:
+    trainer = OfflineTrainer(method, dataset, steps=25, world_model_steps=20, **IMAGINED)
+    trainer.train()
+    assert isinstance(trainer.world_model, EnsembleWorldModel)
+    assert isinstance(trainer.replay_buffer.imagined.sampler, RandomSampler)
+    assert trainer.hyperparameters["uncertainty_threshold"] is None
+    imagined = trainer.replay_buffer.imagined[:]
+    model = trainer.world_model
+    again = model(imagined.select(*model.in_keys))
+    cost = imagined["next", "reward"] - again["next", "reward"]
+    if method == "combo":
+        torch.testing.assert_close(cost, torch.zeros_like(cost), atol=1e-4, rtol=1e-4)
+    else:  # what the penalty took off is the step's own uncertainty, in the data's reward spread
+        coefficient = float(dataset.data["next", "reward"].std())
+        torch.testing.assert_close(cost, -coefficient * again["uncertainty"], atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [JointWorldModel, EnsembleWorldModel, LOGOWorldModel])
+def test_macql_with_each_world_model(dataset: OfflineDataset, kind: type) -> None:
+    torch.manual_seed(0)
+    model = kind.from_dataset(dataset, hidden_size=8)
+    trainer = OfflineTrainer("macql", dataset, steps=12, world_model=model, **IMAGINED)
+    trainer.train()
+    weighted = isinstance(trainer.replay_buffer.imagined.sampler, UncertaintySampler)
+    assert weighted == (kind is not JointWorldModel)
+    if kind is JointWorldModel:
+        for change in ({"uncertainty_weights": True}, {"reward_penalty": 1.0}):
+            with pytest.raises(ValueError, match="does not estimate its uncertainty"):
+                OfflineTrainer(
+                    "macql", dataset, steps=1, world_model=model, **{**IMAGINED, **change}
+                )
+
+
+def test_next_actions_are_not_imagined(
+    dataset: OfflineDataset, world_model: LOGOWorldModel
+) -> None:
+    with pytest.raises(ValueError, match="next actions"):
+        OfflineTrainer("maicq", dataset, steps=1, world_model=world_model, **IMAGINED)
 
 
 def test_logo_imagines_with_the_current_policy_and_mixes_half(
@@ -120,13 +238,16 @@ def test_targets_move_by_tau(dataset: OfflineDataset) -> None:
     assert moved == 4
 
 
-@pytest.mark.parametrize("method", ["macql", "logo"])
+@pytest.mark.parametrize("method", ["macql", "logo", "maicq", "mopo"])
 def test_a_training_that_was_cut_off_ends_as_if_it_had_not_been(
     dataset: OfflineDataset, world_model: LOGOWorldModel, tmp_path: Path, method: str
 ) -> None:
-    kwargs = dict(IMAGINED if method == "logo" else SMALL, log_interval=10)
+    imagines = METHODS[method].world_model is not None
+    kwargs = dict(IMAGINED if imagines else SMALL, log_interval=10)
     if method == "logo":
         kwargs["world_model"] = world_model
+    elif imagines:
+        kwargs["world_model"] = EnsembleWorldModel.from_dataset(dataset, hidden_size=8)
     whole = OfflineTrainer(method, dataset, steps=40, **kwargs)
     whole.train()
 
@@ -164,7 +285,7 @@ def test_a_loss_module_can_be_given(dataset: OfflineDataset) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "macq"}, "No method 'macq'. Nearest: macql"),
+        ({"method": "logi"}, "No method 'logi'. Nearest: logo"),
         ({"steps": 0}, "steps must be at least 1, found 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"log_interval": 0}, "log_interval"),
@@ -178,12 +299,6 @@ def test_bad_arguments_are_refused(
     kwargs = {"method": "macql", "steps": 5, **SMALL, **changes}
     with pytest.raises(ValueError, match=message):
         OfflineTrainer(kwargs.pop("method"), dataset, **kwargs)
-
-
-def test_a_model_without_uncertainty_is_refused(dataset: OfflineDataset) -> None:
-    joint = JointWorldModel.from_dataset(dataset, hidden_size=8)
-    with pytest.raises(ValueError, match="reports no uncertainty"):
-        OfflineTrainer("logo", dataset, steps=5, world_model=joint, **IMAGINED)
 
 
 def test_a_model_of_another_task_is_refused(dataset: OfflineDataset) -> None:

@@ -3,5 +3,12 @@
 from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.envs.latent_imagined import LatentImaginedEnv
 from torchrl_logo.envs.registry import available_tasks, make_env
+from torchrl_logo.envs.uncertainty_penalty import UncertaintyPenalty
 
-__all__ = ["ImaginedEnv", "LatentImaginedEnv", "available_tasks", "make_env"]
+__all__ = [
+    "ImaginedEnv",
+    "LatentImaginedEnv",
+    "UncertaintyPenalty",
+    "available_tasks",
+    "make_env",
+]

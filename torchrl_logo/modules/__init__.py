@@ -7,6 +7,7 @@ from torchrl_logo.modules.attention_critic import AttentionCritic, make_latent_c
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
 from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
+from torchrl_logo.modules.greedy_policy import make_greedy_policy
 from torchrl_logo.modules.joint_world_model import JointWorldModel
 from torchrl_logo.modules.latent_policy import LatentPolicy, make_latent_actor
 from torchrl_logo.modules.linear_mixer import LinearMixer, make_linear_mixer
@@ -48,6 +49,7 @@ __all__ = [
     "make_categorical_actor",
     "make_centralized_critic",
     "make_gaussian_actor",
+    "make_greedy_policy",
     "make_linear_mixer",
     "make_latent_actor",
     "make_latent_critic",

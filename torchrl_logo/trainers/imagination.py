@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import torch
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
-from torchrl.envs import ExplorationType
+from torchrl.data.replay_buffers.samplers import RandomSampler
+from torchrl.envs import EnvBase, ExplorationType, TransformedEnv
 
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.real_and_imagined_buffer import (
@@ -19,6 +21,7 @@ from torchrl_logo.data.real_and_imagined_buffer import (
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
 from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.envs.imagined import ImaginedEnv
+from torchrl_logo.envs.uncertainty_penalty import UncertaintyPenalty
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.imagined_transitions import ImaginedTransitions
 from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
@@ -38,16 +41,18 @@ class Imagination:
         collector: runs the policy in it; a batch is one rollout of every row.
         buffer: real and imagined transitions, mixed in each batch.
         storing: the trainer hook that puts imagined transitions into the buffer.
-        threshold: the sampler's ``C``.
-        temperature: the sampler's temperature.
+        threshold: the sampler's ``C``; none where imagined transitions are drawn uniformly.
+        temperature: the sampler's temperature, likewise.
+        reward_penalty: what a unit of uncertainty costs, in the task's units of reward.
     """
 
     env: ImaginedEnv
     collector: Collector
     buffer: RealAndImaginedBuffer
     storing: ImaginedTransitions
-    threshold: float
-    temperature: float
+    threshold: float | None
+    temperature: float | None
+    reward_penalty: float
 
 
 def build_imagination(
@@ -64,6 +69,8 @@ def build_imagination(
     threshold: float | None,
     quantile: float,
     temperature: float | None,
+    weighted: bool,
+    reward_penalty: float,
     max_nonfinite_share: float,
     seed: int,
     device: torch.device,
@@ -85,26 +92,47 @@ def build_imagination(
         threshold (float, optional): the sampler's ``C``; without it, measured on the dataset.
         quantile (float): of that measurement.
         temperature (float, optional): the sampler's; a third of ``C`` without it.
+        weighted (bool): whether imagined transitions are drawn by their uncertainty; uniformly
+            otherwise.
+        reward_penalty (float): what a unit of uncertainty costs, in the task's units of reward.
         max_nonfinite_share (float): see
             :class:`~torchrl_logo.trainers.imagined_transitions.ImaginedTransitions`.
         seed (int): of start states and of the measurement.
         device (torch.device): where all of it lives.
 
     Raises:
-        ValueError: if the model belongs to another task, or reports no uncertainty.
+        ValueError: if the model belongs to another task, or has no estimate of the uncertainty
+            that is asked for.
     """
     world_model.requires_grad_(False).eval()
     env = ImaginedEnv(
         world_model, dataset, batch_size=rollouts, horizon=horizon, seed=seed, device=device
     )
-    if threshold is None:
-        threshold = measure_uncertainty(
-            world_model, dataset, horizon=horizon, quantile=quantile, seed=seed
+    if (weighted or reward_penalty) and not world_model.has_uncertainty:
+        raise ValueError(
+            f"{type(world_model).__name__} does not estimate its uncertainty: imagined transitions "
+            "can be neither weighted nor penalised by it (uncertainty_weights=False, "
+            "reward_penalty=0)."
         )
-    if temperature is None:
-        temperature = threshold / _CERTAIN_TO_UNKNOWN_LOG_ODDS
+    drawing: dict[str, Any] = {"sampler": RandomSampler()}
+    if weighted:
+        if threshold is None:
+            threshold = measure_uncertainty(
+                world_model, dataset, horizon=horizon, quantile=quantile, seed=seed
+            )
+        if temperature is None:
+            temperature = threshold / _CERTAIN_TO_UNKNOWN_LOG_ODDS
+        drawing = {
+            "sampler": UncertaintySampler(capacity, C=threshold, temperature=temperature),
+            "priority_key": "uncertainty",
+        }
+    else:
+        threshold = temperature = None
+    collected: EnvBase = env
+    if reward_penalty:
+        collected = TransformedEnv(env, UncertaintyPenalty(reward_penalty))
     collector = Collector(
-        env,
+        collected,
         policy,
         frames_per_batch=rollouts * horizon,
         total_frames=-1,
@@ -116,13 +144,12 @@ def build_imagination(
     )
     imagined = TensorDictReplayBuffer(
         storage=LazyTensorStorage(capacity, device=device),
-        sampler=UncertaintySampler(capacity, C=threshold, temperature=temperature),
-        priority_key="uncertainty",
         batch_size=batch_size,
+        **drawing,
     )
     buffer = real_and_imagined_buffer(
         real, imagined, batch_size=batch_size, real_fraction=real_fraction
     )
     keys: list[NestedKey] = [k for k in layout_shapes(dataset.spec) if k not in ("episode", "step")]
     storing = ImaginedTransitions(buffer, keys, max_nonfinite_share=max_nonfinite_share)
-    return Imagination(env, collector, buffer, storing, threshold, temperature)
+    return Imagination(env, collector, buffer, storing, threshold, temperature, reward_penalty)

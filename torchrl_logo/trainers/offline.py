@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from tensordict.nn import TensorDictModuleBase
+from tensordict.utils import NestedKey
 from torchrl.checkpoint import Checkpoint, CheckpointRotation, GlobalRNGState
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
@@ -19,13 +20,14 @@ from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TargetNetUpdaterHook
 
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.next_actions import add_next_actions
 from torchrl_logo.data.validation import layout_shapes
-from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
 from torchrl_logo.trainers.imagination import Imagination, build_imagination
-from torchrl_logo.trainers.methods import Method, Networks, find_method
+from torchrl_logo.trainers.method_networks import Networks
+from torchrl_logo.trainers.methods import Method, find_method, find_policy
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
 from torchrl_logo.trainers.world_model import WorldModelTrainer
@@ -61,8 +63,12 @@ class OfflineTrainer(Trainer):
     over :class:`~torchrl_logo.trainers.NoCollection`.
 
     Args:
-        method (str or LossModule): ``"logo"``, ``"macql"``, ``"bc"``, or a loss module with an
-            ``actor_network``, which is trained without a model unless ``world_model`` is given.
+        method (str or LossModule): a name of
+            :data:`~torchrl_logo.trainers.methods.METHODS` (``"logo"``; model-free ``"bc"``,
+            ``"macql"``, ``"cfcql"``, ``"mabcq"``, ``"maicq"``, ``"omiga"``, and for continuous
+            actions ``"matd3bc"``, ``"omar"``; model-based ``"mopo"``, ``"combo"``), or a loss
+            module with an ``actor_network`` or an ``action_value_network``. All are trained
+            without a model unless they have one of their own or ``world_model`` is given.
         dataset (OfflineDataset): the transitions to learn from.
 
     Keyword Args:
@@ -81,18 +87,26 @@ class OfflineTrainer(Trainer):
             method's own; ``0.005`` for a loss module.
         clip_norm (float): largest norm of the gradient. Defaults to ``10.0``.
         hidden_sizes (sequence of int): widths of the hidden layers of actors and critics.
+        share_params (bool): whether agents share the weights of their own networks. Defaults to
+            ``True``; agents with different bodies need weights of their own.
         loss_kwargs (dict, optional): arguments of the method's loss, over the method's own.
         reward_scale (float, optional): what rewards are multiplied by in updates. Defaults to one
             over the standard deviation of the dataset's rewards.
-        world_model (WorldModel, optional): a trained model to imagine with. Without it, LOGO
-            trains a :class:`~torchrl_logo.modules.LOGOWorldModel` on the dataset first.
+        world_model (WorldModel, optional): a trained model to imagine with. Without it, a
+            model-based method trains one of its own kind on the dataset first.
         world_model_steps (int): updates of that training. Defaults to ``4000``.
-        horizon (int): steps of an imagined rollout. Defaults to ``15``, the paper's best.
+        horizon (int, optional): steps of an imagined rollout. Defaults to the method's own:
+            ``15``, the paper's best, for LOGO; ``5`` for MOPO and COMBO.
         imagined_envs (int): rollouts that run at once. Defaults to ``256``.
         imagine_interval (int): updates between two imaginations. Defaults to ``250``.
         imagined_capacity (int): imagined transitions that are kept; the oldest go first.
             Defaults to ``100_000``.
         real_fraction (float): share of real transitions in a batch. Defaults to ``0.5``.
+        uncertainty_weights (bool, optional): whether imagined transitions are drawn by their
+            uncertainty. Defaults to the method's own, and to ``False`` with a model that has no
+            estimate of it.
+        reward_penalty (float, optional): what a unit of uncertainty costs an imagined transition,
+            in standard deviations of rewards. Defaults to the method's own.
         uncertainty_threshold (float, optional): the sampler's ``C``. Defaults to the
             ``uncertainty_quantile`` of the model's accumulated uncertainty over ``horizon`` steps
             along recorded actions: what the model does not know better than its worst known
@@ -144,15 +158,18 @@ class OfflineTrainer(Trainer):
         tau: float | None = None,
         clip_norm: float = 10.0,
         hidden_sizes: Sequence[int] = (128, 128),
+        share_params: bool = True,
         loss_kwargs: dict[str, Any] | None = None,
         reward_scale: float | None = None,
         world_model: WorldModel | None = None,
         world_model_steps: int = 4000,
-        horizon: int = 15,
+        horizon: int | None = None,
         imagined_envs: int = 256,
         imagine_interval: int = 250,
         imagined_capacity: int = 100_000,
         real_fraction: float = 0.5,
+        uncertainty_weights: bool | None = None,
+        reward_penalty: float | None = None,
         uncertainty_threshold: float | None = None,
         uncertainty_quantile: float = 0.95,
         temperature: float | None = None,
@@ -183,36 +200,55 @@ class OfflineTrainer(Trainer):
         self._flushed = 0
         torch.manual_seed(seed)
         spec = dataset.spec
+        found = Method() if isinstance(method, LossModule) else find_method(method)
+        if isinstance(method, LossModule) and loss_kwargs:
+            raise ValueError("loss_kwargs go with a method's name; the loss is given here.")
         # Batches are gathered from memory: a copy of the memory-mapped tensors on the device.
         real = TensorDictReplayBuffer(
             storage=LazyTensorStorage(len(dataset), device=device), batch_size=batch_size
         )
-        stored = list(layout_shapes(spec))
-        real.extend(dataset.data.select(*stored).to(device))
+        stored: list[NestedKey] = list(layout_shapes(spec))
+        data = dataset.data
+        if found.next_actions:
+            data = add_next_actions(data)
+            stored += [("next", "agents", "action"), ("next", "action_recorded")]
+        real.extend(data.select(*stored).to(device))
         reward = real[:].get(("next", "reward"))
+        reward_std = max(float(reward.std()), 1e-6)
         if reward_scale is None:
-            reward_scale = 1.0 / max(float(reward.std()), 1e-6)
+            reward_scale = 1.0 / reward_std
 
         if isinstance(method, LossModule):
-            if loss_kwargs:
-                raise ValueError("loss_kwargs go with a method's name; the loss is given here.")
-            found, loss = Method(), method
+            loss = method
         else:
-            found = find_method(method)
-            loss_kwargs = {**found.loss_kwargs, **(loss_kwargs or {})}
-            networks = Networks.from_data(spec, real[:], hidden_sizes=hidden_sizes, device=device)
-            assert found.make_loss is not None
-            loss = found.make_loss(networks, gamma=gamma, **loss_kwargs)
-        imagines = world_model is not None or found.imagines
+            networks = Networks.from_data(
+                spec,
+                real[:],
+                hidden_sizes=hidden_sizes,
+                share_params=share_params,
+                device=device,
+            )
+            loss = found.build_loss(networks, gamma, loss_kwargs or {})
+            own = found.discrete_loss_kwargs if spec.discrete else found.loss_kwargs
+            loss_kwargs = {**own, **(loss_kwargs or {})}
+        imagines = world_model is not None or found.world_model is not None
+        if imagines and found.next_actions:
+            raise ValueError(
+                f"{method!r} bootstraps from the data's next actions, which imagined transitions "
+                "do not have: it takes no world_model."
+            )
         lr = found.lr if lr is None else lr
         tau = found.tau if tau is None else tau
-        self.policy = loss.actor_network
+        horizon = found.horizon if horizon is None else horizon
+        self.policy = find_policy(loss)
         self.horizon = horizon
         self.world_model: WorldModel | None = None
         imagination: Imagination | None = None
         if imagines:
             if world_model is None:
+                assert found.world_model is not None
                 world_model = _train_world_model(
+                    found.world_model,
                     dataset,
                     steps=world_model_steps,
                     seed=seed,
@@ -222,6 +258,9 @@ class OfflineTrainer(Trainer):
                     path=None if checkpoint_dir is None else Path(checkpoint_dir) / _MODEL_FILE,
                 )
             self.world_model = world_model
+            if uncertainty_weights is None:
+                uncertainty_weights = found.weighted and world_model.has_uncertainty
+            penalty = found.reward_penalty if reward_penalty is None else reward_penalty
             imagination = build_imagination(
                 world_model,
                 self.policy,
@@ -235,6 +274,8 @@ class OfflineTrainer(Trainer):
                 threshold=uncertainty_threshold,
                 quantile=uncertainty_quantile,
                 temperature=temperature,
+                weighted=uncertainty_weights,
+                reward_penalty=penalty * reward_std,
                 max_nonfinite_share=max_nonfinite_share,
                 seed=seed,
                 device=device,
@@ -256,6 +297,7 @@ class OfflineTrainer(Trainer):
             "tau": tau,
             "clip_norm": clip_norm,
             "hidden_sizes": list(hidden_sizes),
+            "share_params": share_params,
             "reward_scale": reward_scale,
             "loss": loss_kwargs or {},
         }
@@ -268,6 +310,8 @@ class OfflineTrainer(Trainer):
                 "imagine_interval": imagine_interval,
                 "imagined_capacity": imagined_capacity,
                 "real_fraction": real_fraction,
+                "uncertainty_weights": uncertainty_weights,
+                "reward_penalty": imagination.reward_penalty,
                 "uncertainty_threshold": imagination.threshold,
                 "temperature": imagination.temperature,
             }
@@ -374,6 +418,7 @@ class OfflineTrainer(Trainer):
 
 
 def _train_world_model(
+    kind: type[WorldModel],
     dataset: OfflineDataset,
     *,
     steps: int,
@@ -383,10 +428,10 @@ def _train_world_model(
     device: torch.device,
     path: Path | None,
 ) -> WorldModel:
-    """Trains LOGO's model, or takes the one that an earlier part of the same run left."""
+    """Trains a method's model, or takes the one that an earlier part of the same run left."""
     if path is not None and path.exists():
-        return LOGOWorldModel.load(path).to(device)
-    model = LOGOWorldModel.from_dataset(dataset).to(device)
+        return kind.load(path).to(device)
+    model = kind.from_dataset(dataset).to(device)
     WorldModelTrainer(
         model, dataset, steps=steps, seed=seed, logger=logger, progress_bar=progress_bar
     ).train()

@@ -72,7 +72,8 @@ class WorldModelTrainer(Trainer):
         evaluation_interval (int): updates between evaluations. Defaults to ``250``.
         patience (int, optional): evaluations without improvement after which training stops;
             ``None`` never stops. Defaults to ``10``.
-        horizon (int): steps of the open loop that is measured. Defaults to ``15``.
+        horizon (int): steps of the open loop that is measured, at most the longest held-out
+            episode's. Defaults to ``15``.
         logger (Logger, optional): receives ``world_model/...`` scalars after each evaluation, the
             step being the number of transitions drawn.
         progress_bar (bool): whether to show one. Defaults to ``True``.
@@ -121,7 +122,8 @@ class WorldModelTrainer(Trainer):
         world_model.to(device)
         self.world_model = world_model
         self.held_out = held_out
-        self.horizon = horizon
+        # Tasks whose episodes are shorter than the horizon are followed to their end.
+        self.horizon = min(horizon, int(held_out.episode_lengths.max()))
         self.patience = patience
         loss = (make_world_model_loss(world_model) if loss is None else loss).to(device)
         if loss.world_model is not world_model:
