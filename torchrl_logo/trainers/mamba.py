@@ -262,7 +262,11 @@ def train_mamba(
     advantages over imagined rewards, actors on each agent's own latent, communication between
     steps. Ours, since nothing corrects a model that is exploited offline: the actor starts as a
     clone of the data's behaviour (``clone_steps=0`` leaves this out), and its divergence from that
-    clone is taken off the imagined rewards (``behaviour_coeff=0`` leaves that out).
+    clone is taken off the imagined rewards (``behaviour_coeff=0`` leaves that out). On the
+    package's ``vmas/balance-medium-replay``, with one world model, 60 iterations without the
+    penalty imagine more (2.8 a rollout against 2.6) and score less (55 against 79). World models
+    of other seeds differ: an end that the model does not foresee is exploited all the same, so
+    compare over several seeds.
 
     Args:
         dataset (OfflineDataset): the transitions to learn from.
