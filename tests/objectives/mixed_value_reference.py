@@ -121,6 +121,9 @@ def td_loss(team: Team, delayed: Team, row: TensorDict) -> float:
     return (team.total(row, row["agents", "action"].tolist()) - target) ** 2 / 2
 
 
-def weighted_mean(values: list[float], batch: TensorDict) -> float:
+def weighted_mean(values: list[float], batch: TensorDict, *, real: bool = False) -> float:
+    """Over all rows, or over those that are not imagined."""
     weight = batch.get("priority_weight", torch.ones(len(batch))).tolist()
+    if real and "imagined" in batch.keys():
+        weight = [0.0 if row["imagined"] else w for w, row in zip(weight, batch, strict=True)]
     return sum(w * v for w, v in zip(weight, values, strict=True)) / sum(weight)

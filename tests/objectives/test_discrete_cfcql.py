@@ -87,14 +87,17 @@ class Reference:
 
     def compute(self, batch: TensorDict) -> dict[str, float]:
         rows = [self.row(row) for row in batch]
-        out = {key: weighted_mean([row[key] for row in rows], batch) for key in rows[0]}
+        out = {
+            key: weighted_mean([row[key] for row in rows], batch, real=key != "loss_qvalue")
+            for key in rows[0]
+        }
         if "behaviour_divergence" in out:
             # statistics are not weighted
             out["behaviour_divergence"] = sum(r["behaviour_divergence"] for r in rows) / len(rows)
         return out
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("kind_of_batch", ["plain", "weighted", "imagined"])
 @pytest.mark.parametrize(
     "kwargs",
     [{}, {"behaviour": False}, {"temperature": 0.4, "divergence_temperature": 6.0}],
@@ -103,11 +106,13 @@ class Reference:
 @pytest.mark.parametrize("kind", ["qmix", "vdn"])
 @pytest.mark.parametrize("n_agents", [1, 2, 5])
 def test_values_are_the_formulas(
-    n_agents: int, kind: str, kwargs: dict[str, Any], weighted: bool
+    n_agents: int, kind: str, kwargs: dict[str, Any], kind_of_batch: str
 ) -> None:
     batch = make_batch(n_agents)
-    if weighted:
+    if kind_of_batch != "plain":
         batch["priority_weight"] = torch.linspace(0.1, 3, ROWS).double()
+    if kind_of_batch == "imagined":
+        batch["imagined"] = torch.arange(ROWS).unsqueeze(-1) % 2 == 1
     loss = make_loss(n_agents, kind, **kwargs)
     out = loss(batch)
     expected = Reference(loss).compute(batch)

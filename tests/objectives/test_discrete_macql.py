@@ -72,16 +72,22 @@ def draws(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return recorded
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("kind_of_batch", ["plain", "weighted", "imagined"])
 @pytest.mark.parametrize("kwargs", [{}, {"temperature": 2.5, "min_q_weight": 0.7}])
 @pytest.mark.parametrize("kind", ["qmix", "vdn"])
 @pytest.mark.parametrize("n_agents", [1, 2, 5])
 def test_values_are_the_formulas(
-    n_agents: int, kind: str, kwargs: dict[str, float], weighted: bool, draws: list[Tensor]
+    n_agents: int,
+    kind: str,
+    kwargs: dict[str, float],
+    kind_of_batch: str,
+    draws: list[Tensor],
 ) -> None:
     batch = make_batch(n_agents)
-    if weighted:
+    if kind_of_batch != "plain":
         batch["priority_weight"] = torch.linspace(0.1, 3, ROWS).double()
+    if kind_of_batch == "imagined":
+        batch["imagined"] = torch.arange(ROWS).unsqueeze(-1) % 2 == 1
     loss = make_loss(n_agents, kind, num_samples=20, **kwargs)
     out = loss(batch)
     team, delayed = teams(loss)
@@ -92,7 +98,7 @@ def test_values_are_the_formulas(
     ]
     expected = {
         "loss_qvalue": weighted_mean([td_loss(team, delayed, row) for row in batch], batch),
-        "loss_cql": loss.min_q_weight * weighted_mean(gaps, batch),
+        "loss_cql": loss.min_q_weight * weighted_mean(gaps, batch, real=True),
         "conservative_gap": sum(gaps) / ROWS,
         "pred_value": sum(team.total(r, r["agents", "action"].tolist()) for r in batch) / ROWS,
     }

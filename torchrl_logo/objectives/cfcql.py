@@ -14,6 +14,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.modules.distributions.utils import rsample_and_log_prob
 from torchrl.objectives import distance_loss
 
+from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.macql import MACQLLoss
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys
 
@@ -269,7 +270,7 @@ class CFCQLLoss(MACQLLoss):
         tensordict = match_batch_size(tensordict, keys.action, self.action_low.ndim)
         self._check(tensordict)
         weights = self._maybe_get_priority_weight(tensordict)
-        real = self._real(tensordict)
+        real = find_real_rows(tensordict, keys.imagined, type(self).__name__)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         inside = torch.clamp(action, self.behaviour_low, self.behaviour_high)
         batch_size, n = tensordict.batch_size, self.num_samples
@@ -314,11 +315,11 @@ class CFCQLLoss(MACQLLoss):
         losses["loss_qvalue"] = 0.5 * distance_loss(
             pred_value, target_value.expand_as(pred_value), loss_function=self.loss_function
         ).sum(0)
-        _, row_weights = self._row_weights(tensordict, weights, losses["loss_qvalue"])
+        _, row_weights = weigh_rows(self, tensordict, weights, losses["loss_qvalue"])
         conservative = self._restrict_gap(soft_maximum, pred_value, real, row_weights)
         losses["loss_cql"] = self.min_q_weight.detach() * conservative
         if behaviour_log_prob is not None:
-            losses["loss_behaviour"] = -self._restrict(behaviour_log_prob, real, row_weights)
+            losses["loss_behaviour"] = -restrict_rows(behaviour_log_prob, real, row_weights)
 
         policy_td = tensordict.select(*self.qvalue_network.in_keys, strict=False)
         policy_td.set(keys.action, policy_action)
@@ -330,7 +331,7 @@ class CFCQLLoss(MACQLLoss):
             spread = self._reduce_loss(spread, tensordict=tensordict, reduction="mean")
             scale = spread.clamp_min(1e-3)
         objective = (policy_value - self.entropy_coeff * joint_log_prob) / scale
-        losses["loss_actor"] = -objective - self.bc_coeff * self._restrict(
+        losses["loss_actor"] = -objective - self.bc_coeff * restrict_rows(
             bc_log_prob, real, row_weights
         )
         if self.lagrange_thresh is not None:

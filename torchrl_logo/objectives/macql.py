@@ -16,6 +16,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
+from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 
@@ -396,39 +397,6 @@ class MACQLLoss(LossModule):
             key = ("next", name)
             require_shape(tensordict.get(key), (*batch_size, 1), key, "MACQLLoss")
 
-    def _real(self, tensordict: TensorDictBase) -> torch.Tensor | None:
-        """Mask ``[*batch]`` of the transitions that come from the dataset, if the batch says."""
-        key = self.tensor_keys.imagined
-        imagined = tensordict.get(key, None)
-        if imagined is None:
-            return None
-        require_shape(imagined, (*tensordict.batch_size, 1), key, "MACQLLoss")
-        if imagined.dtype is not torch.bool:
-            raise ValueError(f"MACQLLoss expected {key!r} of dtype bool, found {imagined.dtype}.")
-        return ~imagined.squeeze(-1)
-
-    def _row_weights(
-        self, tensordict: TensorDictBase, weights: torch.Tensor | None, like: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What rows count for, ``[*batch]``: 0 or 1 by TorchRL's masks of padding, and weighted."""
-        valid = torch.ones_like(like)
-        for key in self._loss_mask_keys():
-            mask = tensordict.get(key, None)
-            if mask is not None:
-                valid = valid * self._expand_loss_mask(mask, like)
-        return valid, valid if weights is None else valid * weights
-
-    def _restrict(
-        self, loss: torch.Tensor, kept: torch.Tensor | None, row_weights: torch.Tensor
-    ) -> torch.Tensor:
-        """Drops rows and scales the rest so that the weighted mean is that over kept rows."""
-        if kept is None:
-            return loss
-        kept_weight = torch.where(kept, row_weights, 0.0).sum()
-        # without any row to keep, all are zero, and so is their mean
-        scale = row_weights.sum() / torch.where(kept_weight > 0, kept_weight, 1.0)
-        return torch.where(kept, loss, 0.0) * scale
-
     def _restrict_gap(
         self,
         soft_maximum: torch.Tensor,
@@ -439,9 +407,9 @@ class MACQLLoss(LossModule):
         """The penalty ``[B]``, of ``[nets, B]``: what it pushes down, less the data's actions."""
         if self.penalize_imagined:
             # An imagined action is the policy's own: only real ones are pushed up.
-            data_value = self._restrict(pred_value.sum(0), real, row_weights)
+            data_value = restrict_rows(pred_value.sum(0), real, row_weights)
             return soft_maximum.sum(0) - data_value
-        return self._restrict((soft_maximum - pred_value).sum(0), real, row_weights)
+        return restrict_rows((soft_maximum - pred_value).sum(0), real, row_weights)
 
     def _weigh_excess(
         self, conservative: torch.Tensor, real: torch.Tensor | None, row_weights: torch.Tensor
@@ -450,7 +418,7 @@ class MACQLLoss(LossModule):
         assert self.lagrange_thresh is not None
         allowed = torch.full_like(conservative, self.lagrange_thresh * self.num_qvalue_nets)
         if not self.penalize_imagined:
-            allowed = self._restrict(allowed, real, row_weights)
+            allowed = restrict_rows(allowed, real, row_weights)
         return -self.min_q_weight * (conservative.detach() - allowed)
 
     @dispatch(auto_batch_size=False)
@@ -461,7 +429,7 @@ class MACQLLoss(LossModule):
         tensordict = match_batch_size(tensordict, keys.action, self.action_low.ndim)
         self._check(tensordict)
         weights = self._maybe_get_priority_weight(tensordict)
-        real = self._real(tensordict)
+        real = find_real_rows(tensordict, keys.imagined, type(self).__name__)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         batch_size = tensordict.batch_size
         # shallow copies: what is written here must not show up in the caller's batch
@@ -511,7 +479,7 @@ class MACQLLoss(LossModule):
         loss_qvalue = 0.5 * distance_loss(
             pred_value, target_value.expand_as(pred_value), loss_function=self.loss_function
         ).sum(0)
-        valid, row_weights = self._row_weights(tensordict, weights, loss_qvalue)
+        valid, row_weights = weigh_rows(self, tensordict, weights, loss_qvalue)
         conservative = self._restrict_gap(soft_maximum, pred_value, real, row_weights)
         loss_cql = self.min_q_weight.detach() * conservative
 
@@ -523,7 +491,7 @@ class MACQLLoss(LossModule):
         spread = _mean(sampled.detach().std(1).mean(0), valid)
         scale = spread.clamp_min(1e-3) if self.normalize_q else 1.0
         objective = (policy_value - self.entropy_coeff * policy_log_prob) / scale
-        loss_actor = -objective - self.bc_coeff * self._restrict(
+        loss_actor = -objective - self.bc_coeff * restrict_rows(
             behaviour_log_prob, real, row_weights
         )
 

@@ -11,7 +11,7 @@ from tensordict.nn import TensorDictModule, TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torchrl.data import TensorSpec
 
-from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.twin_delayed import TwinDelayedLoss
 
 __all__ = ["MATD3BCLoss"]
@@ -148,35 +148,6 @@ class MATD3BCLoss(TwinDelayedLoss):
         """One value for the team."""
         return (1,)
 
-    def _check(self, tensordict: TensorDictBase) -> None:
-        super()._check(tensordict)
-        key = self.tensor_keys.imagined
-        imagined = tensordict.get(key, None)
-        if imagined is not None:
-            require_shape(imagined, (*tensordict.batch_size, 1), key, "MATD3BCLoss")
-            if imagined.dtype is not torch.bool:
-                raise ValueError(
-                    f"MATD3BCLoss expected {key!r} of dtype bool, found {imagined.dtype}."
-                )
-
-    def _leave_out_imagined(
-        self, loss: torch.Tensor, tensordict: TensorDictBase, weights: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Drops rows and scales the rest so that the weighted mean is that over kept rows."""
-        imagined = tensordict.get(self.tensor_keys.imagined, None)
-        if imagined is None:
-            return loss
-        imagined = imagined.squeeze(-1)
-        row_weights = torch.ones_like(loss) if weights is None else weights
-        for key in self._loss_mask_keys():
-            mask = tensordict.get(key, None)
-            if mask is not None:
-                row_weights = row_weights * self._expand_loss_mask(mask, loss)
-        kept_weight = torch.where(imagined, 0.0, row_weights).sum()
-        # without any row to keep, all are zero, and so is their mean
-        scale = row_weights.sum() / torch.where(kept_weight > 0, kept_weight, 1.0)
-        return torch.where(imagined, 0.0, loss) * scale
-
     def _improve(
         self,
         tensordict: TensorDictBase,
@@ -191,6 +162,8 @@ class MATD3BCLoss(TwinDelayedLoss):
         scale = self.alpha / size.clamp_min(1e-6)
         error = (action - tensordict.get(self.tensor_keys.action)) / self.half_range
         error = error.square().mean((-2, -1))  # [B]
-        loss_actor = -scale * value + self._leave_out_imagined(error, tensordict, weights)
+        real = find_real_rows(tensordict, self.tensor_keys.imagined, "MATD3BCLoss")
+        row_weights = weigh_rows(self, tensordict, weights, error)[1]
+        loss_actor = -scale * value + restrict_rows(error, real, row_weights)
         statistics = {"bc_error": error, "q_scale": scale.expand(tensordict.batch_size)}
         return {"loss_actor": loss_actor}, statistics

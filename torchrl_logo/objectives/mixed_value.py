@@ -17,6 +17,7 @@ from torchrl.objectives.utils import dispatch_value_estimator
 from torchrl_logo.modules.recurrent import find_recurrent_states
 from torchrl_logo.modules.world_model import next_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
+from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 
 __all__ = ["MixedValueLoss"]
@@ -46,6 +47,11 @@ class MixedValueLoss(LossModule):
     values the next step's observation by the state in which the current step left it: the
     networks by their own states, the target networks by theirs.
 
+    Where a batch says which transitions are ``"imagined"``, the penalty (and what a subclass
+    learns of the data's actions) leaves those out, whose actions are the policy's own. The rows
+    that remain are scaled up, so that the mean over the batch is the mean (weighted, with
+    weights) over the remaining rows, whatever their share.
+
     Subclasses implement :meth:`_soften`, and describe their arguments and keys.
     """
 
@@ -63,6 +69,7 @@ class MixedValueLoss(LossModule):
             done: end of the episode, ``[*, 1]``, under ``"next"``.
             terminated: end that forbids bootstrapping, ``[*, 1]``, under ``"next"``.
             priority_weight: importance weight of a transition, ``[*]`` (optional).
+            imagined: which transitions come from a model, ``[*, 1]`` bool (optional).
         """
 
         action: NestedKey = ("agents", "action")
@@ -74,6 +81,7 @@ class MixedValueLoss(LossModule):
         done: NestedKey = "done"
         terminated: NestedKey = "terminated"
         priority_weight: NestedKey = "priority_weight"
+        imagined: NestedKey = "imagined"
 
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
@@ -157,7 +165,7 @@ class MixedValueLoss(LossModule):
 
     @property
     def in_keys(self) -> list[NestedKey]:
-        """What the loss reads; ``"priority_weight"`` is optional."""
+        """What the loss reads; ``"imagined"`` and ``"priority_weight"`` are optional."""
         if self._in_keys is None:
             keys, network = self.tensor_keys, self.action_value_network
             roots = [*network.in_keys, *self._context_keys, keys.action_mask]
@@ -347,8 +355,8 @@ class MixedValueLoss(LossModule):
             pred_value (torch.Tensor): the team's value of the data's actions, ``[*batch]``.
 
         Returns:
-            The soft maximum ``[*batch]``, and further losses and further statistics by their
-            names, ``[*batch]`` each.
+            The soft maximum ``[*batch]``, and further losses (of the data's actions) and further
+            statistics by their names, ``[*batch]`` each.
         """
 
     @dispatch(auto_batch_size=False)
@@ -370,7 +378,11 @@ class MixedValueLoss(LossModule):
         )
         gap = soft_maximum - pred_value
         distance = distance_loss(pred_value, target_value, loss_function=self.loss_function)
-        losses = {"loss_qvalue": 0.5 * distance, "loss_cql": self.min_q_weight * gap, **more_losses}
+        real = find_real_rows(tensordict, keys.imagined, type(self).__name__)
+        row_weights = weigh_rows(self, tensordict, weights, gap)[1]
+        of_data = {"loss_cql": self.min_q_weight * gap, **more_losses}
+        losses = {"loss_qvalue": 0.5 * distance}
+        losses |= {k: restrict_rows(loss, real, row_weights) for k, loss in of_data.items()}
         statistics = {
             "pred_value": pred_value,
             "target_value": target_value,
