@@ -268,8 +268,13 @@ def fork(state: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return torch.where(both, 10.0, -1.0), 1.0 * stay, nothing(state).bool(), nothing(state)
 
 
-@pytest.mark.parametrize(("gamma", "action", "score"), [(0.5, 1, 5.0), (0.05, 0, 0.95)])
-def test_values_the_state_at_the_horizon(gamma: float, action: int, score: float) -> None:
+@pytest.mark.parametrize(
+    ("gamma", "scale", "action", "score"),
+    [(0.5, 1.0, 1, 5.0), (0.05, 1.0, 0, 0.95), (0.5, 4.0, 1, 1.25), (0.5, 10.0, 0, 0.95)],
+)
+def test_values_the_state_at_the_horizon(
+    gamma: float, scale: float, action: int, score: float
+) -> None:
     model = KnownWorld(DISCRETE, fork)
     # What the policy does there, always (0, 0), is added to the state, times 100.
     critic = TensorDictModule(
@@ -284,6 +289,7 @@ def test_values_the_state_at_the_horizon(gamma: float, action: int, score: float
         gamma=gamma,
         noise_scale=0.9,
         value_network=critic,
+        reward_scale=scale,
     )
     plan = planner.plan(observe([0.0], model))
     assert plan.action.tolist() == [[action, action]]

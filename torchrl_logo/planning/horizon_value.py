@@ -31,12 +31,14 @@ class HorizonValue(nn.Module):
             writes ``value_key`` (:func:`~torchrl_logo.modules.make_mixer`).
         value_key (NestedKey, optional): the team's value, ``[*, 1]``. Defaults to
             ``"state_action_value"``, or to ``"chosen_action_value"`` with a mixer.
+        reward_scale (float): what rewards were multiplied by when the critic was trained: values
+            are divided by it. Defaults to ``1.0``.
         action_value_key (NestedKey): the agents' utilities of each action.
         local_value_key (NestedKey): the agents' utilities of the chosen action.
 
     Raises:
         ValueError: if a network does not write its key, or a mixer is given for continuous
-            actions.
+            actions, or ``reward_scale`` is not positive.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -60,12 +62,15 @@ class HorizonValue(nn.Module):
         *,
         mixer_network: TensorDictModuleBase | None = None,
         value_key: NestedKey | None = None,
+        reward_scale: float = 1.0,
         action_value_key: NestedKey = ("agents", "action_value"),
         local_value_key: NestedKey = ("agents", "chosen_action_value"),
     ) -> None:
         super().__init__()
         if mixer_network is not None and not world_model.spec.discrete:
             raise ValueError("mixer_network needs discrete actions; the task's are continuous.")
+        if not reward_scale > 0:
+            raise ValueError(f"reward_scale must be positive, found {reward_scale}.")
         if value_key is None:
             value_key = "state_action_value" if mixer_network is None else "chosen_action_value"
         written = {
@@ -81,6 +86,7 @@ class HorizonValue(nn.Module):
         self.mixer_network = mixer_network
         self.keys = world_model.tensor_keys
         self.value_key = value_key
+        self.reward_scale = reward_scale
         self.action_value_key = action_value_key
         self.local_value_key = local_value_key
 
@@ -103,4 +109,4 @@ class HorizonValue(nn.Module):
             utilities = fill_unavailable(utilities, inputs.get(self.keys.action_mask))
             inputs.set(self.local_value_key, utilities.amax(-1, keepdim=True))
             self.mixer_network(inputs)
-        return inputs.get(self.value_key)
+        return inputs.get(self.value_key) / self.reward_scale

@@ -90,6 +90,9 @@ class LOGOMPC(MPCPlannerBase):
         mixer_network (TensorDictModuleBase, optional): mixes utilities into the team's value.
         value_key (NestedKey, optional): where the value is written, if not by the names of
             :class:`~torchrl_logo.planning.HorizonValue`.
+        reward_scale (float): what rewards were multiplied by when the critic was trained, by which
+            its values are divided. :class:`~torchrl_logo.trainers.OfflineTrainer` scales rewards,
+            unless told otherwise. Defaults to ``1.0``.
         temperature (float, optional): elites weigh :math:`\propto \exp(score / temperature)`.
             Defaults to ``None``: all elites weigh the same.
         execute (str): ``"best"``, or ``"mean"`` for the weighted mean of the elites' first
@@ -141,6 +144,7 @@ class LOGOMPC(MPCPlannerBase):
         value_network: TensorDictModuleBase | None = None,
         mixer_network: TensorDictModuleBase | None = None,
         value_key: NestedKey | None = None,
+        reward_scale: float = 1.0,
         temperature: float | None = None,
         execute: str = "best",
         policy_share: float = 0.5,
@@ -228,7 +232,11 @@ class LOGOMPC(MPCPlannerBase):
             None
             if value_network is None
             else HorizonValue(
-                value_network, model, mixer_network=mixer_network, value_key=value_key
+                value_network,
+                model,
+                mixer_network=mixer_network,
+                value_key=value_key,
+                reward_scale=reward_scale,
             )
         )
         self.candidates: GaussianCandidates | CategoricalCandidates
@@ -269,8 +277,9 @@ class LOGOMPC(MPCPlannerBase):
     ) -> TensorDictBase:
         """Writes the joint action.
 
-        The base class's own method projects actions onto their spec, which makes the host wait to
-        see whether they lie within it; here they do by construction.
+        The base class's own method projects a tensor onto the environment's action spec, which is
+        a composite where the action key is nested, and makes the host wait to see whether the
+        action lies within it; here it does by construction.
 
         Raises:
             KeyError: if an observation or a mask is missing.
