@@ -120,6 +120,28 @@ def test_first_episode_of_each_simulation_counts():
     assert evaluation.normalized_interval is None
 
 
+class WinningEnv(CountingEnv):
+    """Simulations of an even length are won at their end, and all in their second episode."""
+
+    def __init__(self, lengths):
+        super().__init__(lengths)
+        n = len(lengths)
+        self.observation_spec["battle_won"] = Binary(1, shape=(n, 1), dtype=torch.bool)
+
+    def _observe(self, done):
+        observed = super()._observe(done)
+        over = done if isinstance(done, torch.Tensor) else torch.zeros(len(self.lengths)).bool()
+        won = over.reshape(-1) & (self.lengths % 2 == 0) | (self.resets > 1)
+        return observed.set("battle_won", won.unsqueeze(-1))
+
+
+def test_victories_of_the_first_episode_count():
+    evaluation = evaluate(make_policy(), WinningEnv([2, 5, 4, 3]), episodes=4)
+    assert evaluation.won.tolist() == [True, False, True, False]
+    assert evaluation.win_rate == 0.5
+    assert evaluate(make_policy(), CountingEnv([2, 3]), episodes=2).win_rate is None
+
+
 @pytest.mark.parametrize(
     ("episodes", "lengths"), [(2, [3, 7]), (5, [3, 7, 1, 3, 7]), (7, [3, 7, 1, 3, 7, 1, 3])]
 )

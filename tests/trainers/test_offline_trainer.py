@@ -11,6 +11,7 @@ import torch
 from tensordict.nn import TensorDictModuleBase
 from torchrl.data import RandomSampler
 from torchrl.envs import ExplorationType, set_exploration_type
+from torchrl.modules import set_recurrent_mode
 
 from torchrl_logo.data import OfflineDataset, UncertaintySampler, collect, from_arrays
 from torchrl_logo.envs import make_env
@@ -116,6 +117,44 @@ def test_discrete_training_gives_a_policy_of_available_actions(
     assert action.shape == (200, 2) and action.dtype == torch.int64
     assert mask.gather(-1, action.unsqueeze(-1)).all()
     assert len(action.unique()) > 1
+
+
+RECURRENT = sorted(name for name, method in METHODS.items() if method.recurrent)
+
+
+@pytest.mark.parametrize("method", RECURRENT)
+def test_sequences_train_policies_with_memory(
+    discrete_dataset: OfflineDataset, method: str
+) -> None:
+    trainer = OfflineTrainer(
+        method, discrete_dataset, steps=12, log_interval=5, sequence_length=4, **SMALL
+    )
+    batch = trainer.replay_buffer.sample()
+    assert batch.shape == (8, 4) and batch["is_init"][:, 0].all()
+    result = trainer.train()
+    assert result.updates == 12
+    policy = result.policy
+    state = [k for k in policy.in_keys if "recurrent_state" in str(k)]
+    run = discrete_dataset[:5].clone().unsqueeze(0)
+    run["is_init"] = (torch.arange(5) == 0).reshape(1, 5, 1)
+    with torch.no_grad(), set_recurrent_mode(True), set_exploration_type(ExplorationType.MODE):
+        policy(run)
+        alone = discrete_dataset[4:5].clone().unsqueeze(0)
+        alone["is_init"] = torch.ones(1, 1, 1, dtype=torch.bool)
+        policy(alone)
+    key = ("agents", "logits") if method == "bc" else ("agents", "action_value")
+    # what was seen before matters
+    assert not torch.allclose(run[key][0, 4], alone[key][0, 0]), state
+
+
+def test_sequences_are_refused_where_they_cannot_be(
+    dataset: OfflineDataset, discrete_dataset: OfflineDataset
+) -> None:
+    for method, data in (("macql", dataset), ("mabcq", discrete_dataset)):
+        with pytest.raises(ValueError, match="sequence_length goes with"):
+            OfflineTrainer(method, data, steps=1, sequence_length=4, **SMALL)
+    with pytest.raises(ValueError, match="within"):
+        OfflineTrainer("bc", discrete_dataset, steps=1, sequence_length=64, **SMALL)
 
 
 @pytest.mark.parametrize("method", sorted(set(MODEL_FREE) - set(DISCRETE)))

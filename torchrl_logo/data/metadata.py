@@ -25,6 +25,7 @@ _SIMULATORS = {
     "mpe2": "mpe2",
     "gymnasium_robotics": "gymnasium-robotics",
     "mujoco": "mujoco",
+    "gymnasium": "gymnasium",
     "jaxmarl": "jaxmarl",
     "jax": "jax",
     "smac": "smac",

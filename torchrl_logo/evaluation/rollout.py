@@ -30,6 +30,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 # Steps after which an environment that does not say how long its episodes are is given up.
 _DEFAULT_MAX_STEPS = 10_000
+_WON = "battle_won"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Evaluation:
         lengths: steps of each episode, ``[episodes]`` i64, on CPU.
         reference: returns of the task's random and expert policies, if they are known.
         task: name of the task, if it has one.
+        won: whether each episode was won, ``[episodes]`` bool, on CPU, if the environment says
+            (SMAX and SMAC do).
 
     Examples:
         >>> from torchrl_logo.data.reference_returns import ReferenceReturns
@@ -59,6 +62,12 @@ class Evaluation:
     lengths: torch.Tensor
     reference: ReferenceReturns | None = None
     task: str | None = None
+    won: torch.Tensor | None = None
+
+    @cached_property
+    def win_rate(self) -> float | None:
+        """Share of the episodes that were won, if the environment says."""
+        return None if self.won is None else float(self.won.float().mean())
 
     @cached_property
     def mean(self) -> float:
@@ -159,6 +168,7 @@ def evaluate(
             env = task_or_env
         try:
             _require_team_reward(env)
+            tells_wins = _WON in env.observation_spec.keys(True, True)
             limit = _find_limit(env, max_steps)
             rounds = -(-episodes // env.batch_size.numel())
             env.set_seed(seed)
@@ -179,31 +189,36 @@ def evaluate(
 
         reference = reference_returns(task)
     return Evaluation(
-        returns=torch.cat([returns for returns, _ in runs])[:episodes].cpu(),
-        lengths=torch.cat([lengths for _, lengths in runs])[:episodes].cpu(),
+        returns=torch.cat([returns for returns, _, _ in runs])[:episodes].cpu(),
+        lengths=torch.cat([lengths for _, lengths, _ in runs])[:episodes].cpu(),
         reference=reference,
         task=task,
+        won=torch.cat([won for _, _, won in runs])[:episodes].cpu() if tells_wins else None,
     )
 
 
 def _run_episodes(
     env: EnvBase, policy: Callable[[TensorDictBase], TensorDictBase], limit: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns and lengths, ``[E]``, of the first episode of each simulation."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Returns, lengths and victories, ``[E]``, of the first episode of each simulation."""
     simulations = env.batch_size.numel()
     tensordict = env.reset()
     running = torch.ones(simulations, dtype=torch.bool, device=tensordict["done"].device)
     returns = torch.zeros(simulations, device=running.device)
     lengths = torch.zeros(simulations, dtype=torch.int64, device=running.device)
+    won = torch.zeros_like(running)
     for _ in range(limit):
         # Simulations that are done go on with another episode, which does not count.
         stepped, tensordict = env.step_and_maybe_reset(policy(tensordict))
         reward = stepped["next", "reward"].reshape(simulations)
         returns += torch.where(running, reward, 0.0)
         lengths += running
+        victory = stepped["next"].get(_WON, None)
+        if victory is not None:
+            won |= running & victory.reshape(simulations)
         running &= ~stepped["next", "done"].reshape(simulations)
         if not running.any():
-            return returns, lengths
+            return returns, lengths, won
     raise RuntimeError(
         f"{int(running.sum())} of {simulations} episodes did not end within {limit} steps: the "
         "environment must terminate or truncate them, or evaluate needs a larger max_steps."

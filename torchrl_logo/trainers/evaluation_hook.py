@@ -61,6 +61,8 @@ class EvaluationHook(TrainerHookBase):
         figures = {"eval/return": result.mean, "log_pbar": True}
         if result.normalized is not None:
             figures["eval/normalized"] = result.normalized
+        if result.win_rate is not None:
+            figures["eval/win_rate"] = result.win_rate
         return figures
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,6 +18,11 @@ from torchrl_logo.modules.critics import make_centralized_critic
 from torchrl_logo.modules.linear_mixer import make_linear_mixer
 from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.recurrent import (
+    make_recurrent_action_value_network,
+    make_recurrent_categorical_actor,
+    make_recurrent_gaussian_actor,
+)
 from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 
 __all__ = ["Networks"]
@@ -31,6 +36,7 @@ class Networks:
         spec: the task's sizes.
         hidden_sizes: widths of the hidden layers of actors and critics.
         share_params: whether agents share the weights of their own networks.
+        recurrent: whether agents' actors and utilities have memory.
         observation_normalizer: standardises an agent's observation.
         state_normalizer: standardises the global state.
         device: where the parameters are made.
@@ -39,6 +45,7 @@ class Networks:
     spec: TaskSpec
     hidden_sizes: Sequence[int]
     share_params: bool
+    recurrent: bool
     observation_normalizer: Normalizer
     state_normalizer: Normalizer
     device: torch.device
@@ -51,6 +58,7 @@ class Networks:
         *,
         hidden_sizes: Sequence[int],
         share_params: bool,
+        recurrent: bool,
         device: torch.device,
     ) -> Networks:
         """Fits the normalisers on the transitions that will be trained on."""
@@ -58,7 +66,7 @@ class Networks:
         observation.fit(data.get(("agents", "observation")))
         state = Normalizer(spec.state_size, device=device)
         state.fit(data.get("state"))
-        return cls(spec, hidden_sizes, share_params, observation, state, device)
+        return cls(spec, hidden_sizes, share_params, recurrent, observation, state, device)
 
     @property
     def action_spec(self) -> Any:
@@ -67,11 +75,19 @@ class Networks:
 
     def make_actor(self) -> Any:
         """A decentralised stochastic actor: squashed Gaussian, or categorical with masks."""
+        if self.recurrent:
+            return self._make_local(
+                make_recurrent_categorical_actor
+                if self.spec.discrete
+                else make_recurrent_gaussian_actor
+            )
         make = make_categorical_actor if self.spec.discrete else make_gaussian_actor
         return self._make_local(make)
 
     def make_agent_critic(self) -> Any:
         """Values of an agent's own action: of all of them, if actions are discrete."""
+        if self.spec.discrete and self.recurrent:
+            return self._make_local(make_recurrent_action_value_network)
         return self._make_local(
             make_action_value_network if self.spec.discrete else make_agent_critic
         )

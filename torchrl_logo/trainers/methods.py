@@ -43,6 +43,7 @@ class Method:
             method has no such form, or a loss module is given.
         make_discrete_loss: the same for discrete actions.
         discounts: whether the loss has a discount.
+        recurrent: whether it trains networks with memory on sequences.
         next_actions: whether it bootstraps from the data's next actions.
         world_model: class of the model that half of each batch comes from; none for model-free
             methods.
@@ -59,6 +60,7 @@ class Method:
     make_loss: MakeLoss | None = None
     make_discrete_loss: MakeLoss | None = None
     discounts: bool = True
+    recurrent: bool = False
     next_actions: bool = False
     world_model: type[WorldModel] | None = None
     weighted: bool = True
@@ -225,16 +227,18 @@ _CONSERVATIVE = {"min_q_weight": 5.0, "bc_coeff": 1.0, "num_samples": 2}
 _DISCRETE_CONSERVATIVE = {"min_q_weight": 1.0}
 
 METHODS: dict[str, Method] = {
-    "bc": Method(_make_bc, _make_bc, discounts=False),
+    "bc": Method(_make_bc, _make_bc, discounts=False, recurrent=True),
     "macql": Method(
         _make_macql,
         _make_discrete_macql,
+        recurrent=True,
         loss_kwargs=_CONSERVATIVE,
         discrete_loss_kwargs=_DISCRETE_CONSERVATIVE,
     ),
     "cfcql": Method(
         _make_cfcql,
         _make_discrete_cfcql,
+        recurrent=True,
         loss_kwargs=_CONSERVATIVE,
         discrete_loss_kwargs=_DISCRETE_CONSERVATIVE,
     ),

@@ -21,13 +21,14 @@ from torchrl.trainers.trainers import TargetNetUpdaterHook
 
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.next_actions import add_next_actions
+from torchrl_logo.data.sequences import sequence_buffer
 from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
 from torchrl_logo.trainers.imagination import Imagination, build_imagination
 from torchrl_logo.trainers.method_networks import Networks
-from torchrl_logo.trainers.methods import Method, find_method, find_policy
+from torchrl_logo.trainers.methods import METHODS, Method, find_method, find_policy
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
 from torchrl_logo.trainers.world_model import WorldModelTrainer
@@ -89,6 +90,11 @@ class OfflineTrainer(Trainer):
         hidden_sizes (sequence of int): widths of the hidden layers of actors and critics.
         share_params (bool): whether agents share the weights of their own networks. Defaults to
             ``True``; agents with different bodies need weights of their own.
+        sequence_length (int, optional): trains actors and utilities with memory (GRUs), for
+            discrete actions, on batches ``[batch_size // sequence_length, sequence_length]`` of
+            consecutive steps (:func:`~torchrl_logo.data.sequence_buffer`; shorter episodes are
+            padded and masked). With ``"bc"``, ``"macql"`` and ``"cfcql"``. Defaults to none: no
+            memory, and single transitions.
         loss_kwargs (dict, optional): arguments of the method's loss, over the method's own.
         reward_scale (float, optional): what rewards are multiplied by in updates. Defaults to one
             over the standard deviation of the dataset's rewards.
@@ -159,6 +165,7 @@ class OfflineTrainer(Trainer):
         clip_norm: float = 10.0,
         hidden_sizes: Sequence[int] = (128, 128),
         share_params: bool = True,
+        sequence_length: int | None = None,
         loss_kwargs: dict[str, Any] | None = None,
         reward_scale: float | None = None,
         world_model: WorldModel | None = None,
@@ -203,6 +210,8 @@ class OfflineTrainer(Trainer):
         found = Method() if isinstance(method, LossModule) else find_method(method)
         if isinstance(method, LossModule) and loss_kwargs:
             raise ValueError("loss_kwargs go with a method's name; the loss is given here.")
+        if sequence_length is not None:
+            _check_sequences(method, found, dataset, sequence_length, batch_size, world_model)
         # Batches are gathered from memory: a copy of the memory-mapped tensors on the device.
         real = TensorDictReplayBuffer(
             storage=LazyTensorStorage(len(dataset), device=device), batch_size=batch_size
@@ -226,6 +235,7 @@ class OfflineTrainer(Trainer):
                 real[:],
                 hidden_sizes=hidden_sizes,
                 share_params=share_params,
+                recurrent=sequence_length is not None,
                 device=device,
             )
             loss = found.build_loss(networks, gamma, loss_kwargs or {})
@@ -285,12 +295,22 @@ class OfflineTrainer(Trainer):
             interval = frames_per_batch = min(log_interval, steps)
             collector: Any = NoCollection(interval)
             buffer: Any = real
+            if sequence_length is not None:
+                batch_size //= sequence_length
+                buffer = sequence_buffer(
+                    dataset,
+                    slice_len=sequence_length,
+                    batch_size=batch_size,
+                    short_episodes="pad",
+                    seed=seed,
+                )
         else:
             interval, frames_per_batch = min(imagine_interval, steps), imagined_envs * horizon
             collector, buffer = imagination.collector, imagination.buffer
         self._updates_per_batch = interval
-        self.hyperparameters = {
+        self.hyperparameters: dict[str, Any] = {
             "batch_size": batch_size,
+            "sequence_length": sequence_length,
             "lr": lr,
             "lr_decay": lr_decay,
             "gamma": gamma,
@@ -415,6 +435,31 @@ class OfflineTrainer(Trainer):
         if self.progress_bar and hasattr(self, "_pbar"):
             self._pbar.close()
         return OfflineResult(self.policy, dict(self.history), self._optim_count)
+
+
+def _check_sequences(
+    method: str | LossModule,
+    found: Method,
+    dataset: OfflineDataset,
+    length: int,
+    batch_size: int,
+    world_model: WorldModel | None,
+) -> None:
+    """Refuses what cannot be trained on sequences."""
+    if not isinstance(method, LossModule):
+        named = [name for name, other in METHODS.items() if other.recurrent]
+        if not found.recurrent or not dataset.spec.discrete:
+            kind = "discrete" if dataset.spec.discrete else "continuous"
+            raise ValueError(
+                f"sequence_length goes with the methods {named} and discrete actions; found "
+                f"{method!r} and {kind} ones."
+            )
+    if world_model is not None or found.world_model is not None:
+        raise ValueError("Imagined transitions are no sequences: sequence_length takes no model.")
+    if not 1 <= length <= batch_size:
+        raise ValueError(
+            f"sequence_length must be within [1, batch_size], found {length} and {batch_size}."
+        )
 
 
 def _train_world_model(
