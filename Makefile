@@ -13,6 +13,8 @@ INSTALLED_TEST := $(VENV)/.installed-test
 INSTALLED_DOCS := $(VENV)/.installed-docs
 BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
 
+# Test files run side by side.
+PROCESSES ?= 2
 # The networks are small: one thread a process is fastest, and leaves the other cores to others.
 export OMP_NUM_THREADS ?= 1
 export MKL_NUM_THREADS ?= $(OMP_NUM_THREADS)
@@ -49,7 +51,7 @@ demo: install
 	@$(PY) examples/demo.py
 
 test: $(INSTALLED_TEST) lint
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n $(PROCESSES) --dist loadfile
 
 lint: install
 	@$(PY) -m ruff check --quiet .
