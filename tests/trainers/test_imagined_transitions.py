@@ -61,6 +61,7 @@ def test_stores_the_uncertainty_of_the_transition_itself() -> None:
         "imagination/terminated": pytest.approx(1 / 6),
         "imagination/uncertainty": pytest.approx(110 / 6),
         "imagination/nonfinite": 0.0,
+        "imagination/stuck": 0.0,
         "imagination/seen": 6.0,
     }
 
@@ -101,6 +102,23 @@ def test_numbers_that_are_not_stored_do_not_count() -> None:
     batch["extra"][:] = NAN
     ImaginedTransitions(buffer, KEYS, max_nonfinite_share=0.0)(batch)
     assert len(buffer) == 6
+
+
+def test_rows_that_leave_an_agent_without_actions_are_dropped_unless_the_task_ends() -> None:
+    buffer, batch, key = make_buffer(), make_batch(), ("next", "agents", "action_mask")
+    batch[key] = torch.ones(2, 3, 2, 4, dtype=torch.bool)
+    batch[key][0, 2] = False  # the task is over
+    batch[key][1, 0, 1] = False
+    batch[key][1, 2, :, 1:] = False  # one is left to each
+    batch["next", "reward"][1, 1] = NAN
+    batch[key][1, 1] = False  # dropped already
+    hook = ImaginedTransitions(buffer, [*KEYS, key], max_nonfinite_share=0.2)
+    hook(batch)
+    assert buffer[:]["uncertainty"].flatten().tolist() == [1, 3, 6, 60]
+    assert (hook.nonfinite, hook.stuck, hook.imagined) == (1, 1, 6)
+    again = ImaginedTransitions(buffer, [*KEYS, key])
+    again.load_state_dict(hook.state_dict())
+    assert again.stuck == 1
 
 
 def test_too_many_stop_training_and_store_nothing() -> None:

@@ -25,7 +25,8 @@ class ImaginedTransitions(TrainerHookBase):
     ``("next", "uncertainty")`` (of the prediction that the transition holds) to the root, and
     extends the buffer with the flat transitions. A transition with a number that is not finite
     never reaches the buffer: it is dropped and counted. Nothing was imagined on top of it, since
-    :class:`~torchrl_logo.envs.ImaginedEnv` ends the rollout there.
+    :class:`~torchrl_logo.envs.ImaginedEnv` ends the rollout there. So is one after which an agent
+    would have no available action though the task goes on, whose value no loss could bootstrap.
 
     Args:
         buffer (RealAndImaginedBuffer or TensorDictReplayBuffer): where transitions go; of a mixed
@@ -39,7 +40,8 @@ class ImaginedTransitions(TrainerHookBase):
             ``"uncertainty"``.
 
     Attributes:
-        nonfinite (int): transitions dropped so far.
+        nonfinite (int): transitions dropped so far for numbers that are not finite.
+        stuck (int): transitions dropped so far for want of an available action.
         imagined (int): transitions seen so far.
     """
 
@@ -60,6 +62,7 @@ class ImaginedTransitions(TrainerHookBase):
         self.max_nonfinite_share = max_nonfinite_share
         self.uncertainty_key = uncertainty_key
         self.nonfinite = 0
+        self.stuck = 0
         self.imagined = 0
         self._last: dict[str, float] = {}
 
@@ -73,9 +76,11 @@ class ImaginedTransitions(TrainerHookBase):
         for value in transitions.values(True, True):
             if value.is_floating_point():
                 finite &= value.isfinite().flatten(1).all(-1)
-        # The one host sync of an imagination: the number of rows that may be stored.
-        n_finite = int(finite.sum())
+        usable = finite & self._find_playable(transitions)
+        # The one host sync of an imagination: the numbers of rows that may be stored.
+        n_finite, n_usable = torch.stack([finite.sum(), usable.sum()]).tolist()
         dropped = finite.numel() - n_finite
+        self.stuck += n_finite - n_usable
         self.nonfinite += dropped
         self.imagined += finite.numel()
         if dropped > self.max_nonfinite_share * finite.numel():
@@ -89,10 +94,10 @@ class ImaginedTransitions(TrainerHookBase):
                 f"share {self.max_nonfinite_share:.1%}), in {', '.join(bad)}. The world model has "
                 "diverged: train it longer, shorten the horizon, or lower its learning rate."
             )
-        if not n_finite:
+        if not n_usable:
             return batch
-        if dropped:
-            transitions = transitions[finite]
+        if n_usable < finite.numel():
+            transitions = transitions[usable]
         self.buffer.extend(transitions)
         kept = transitions.get(self.uncertainty_key)
         self._last = {
@@ -100,9 +105,16 @@ class ImaginedTransitions(TrainerHookBase):
             "imagination/terminated": float(transitions.get(("next", "terminated")).float().mean()),
             "imagination/uncertainty": float(kept.mean()),
             "imagination/nonfinite": float(self.nonfinite),
+            "imagination/stuck": float(self.stuck),
             "imagination/seen": float(self.imagined),
         }
         return batch
+
+    def _find_playable(self, transitions: TensorDictBase) -> torch.Tensor:
+        """Rows ``[B]`` after which each agent has an available action, or the task is over."""
+        playable = transitions.get(("next", "terminated")).squeeze(-1)
+        mask = transitions.get(("next", "agents", "action_mask"), None)  # [B, N, A]
+        return torch.ones_like(playable) if mask is None else playable | mask.any(-1).all(-1)
 
     def log(self, batch: TensorDictBase) -> dict[str, float]:
         """Figures of the latest imagination, for the trainer's ``pre_steps_log``."""
@@ -110,11 +122,12 @@ class ImaginedTransitions(TrainerHookBase):
 
     def state_dict(self) -> dict[str, Any]:
         """Counters; the buffer is a component of the checkpoint by itself."""
-        return {"nonfinite": self.nonfinite, "imagined": self.imagined}
+        return {"nonfinite": self.nonfinite, "stuck": self.stuck, "imagined": self.imagined}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the counters."""
         self.nonfinite = int(state_dict["nonfinite"])
+        self.stuck = int(state_dict["stuck"])
         self.imagined = int(state_dict["imagined"])
 
     def register(self, trainer: Trainer, name: str = "imagined_transitions") -> None:
