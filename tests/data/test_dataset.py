@@ -212,6 +212,52 @@ def test_saving_over_something_is_refused(dataset, tmp_path):
         dataset.save(tmp_path / "mine")
 
 
+def test_opening_changes_no_file(dataset, tmp_path):
+    dataset.save(tmp_path / "d")
+    files = [f for f in (tmp_path / "d").rglob("*") if f.is_file()]
+    for place in (*files, *{f.parent for f in files}):
+        place.chmod(0o555 if place.is_dir() else 0o444)
+    before = {f: (f.stat().st_mtime_ns, f.stat().st_ino, f.read_bytes()) for f in files}
+    opened = OfflineDataset.load(tmp_path / "d")
+    train, _ = opened.split(0.5)
+    train.sample(8)
+    # what somebody writes into a tensor stays in memory
+    opened.data["state"][0] = 7.0
+    assert {f: (f.stat().st_mtime_ns, f.stat().st_ino, f.read_bytes()) for f in files} == before
+    assert OfflineDataset.load(tmp_path / "d", verify=True).metadata.hash == dataset.metadata.hash
+    for place in {f.parent for f in files}:
+        place.chmod(0o755)
+
+
+def test_hostile_descriptions_are_refused(dataset, tmp_path):
+    dataset.save(tmp_path / "d")
+    meta = tmp_path / "d" / "data" / "meta.json"
+    good = json.loads(meta.read_text())
+
+    def change(**entries):
+        meta.write_text(json.dumps({**good, **entries}))
+        with pytest.raises(DatasetError) as caught:
+            OfflineDataset.load(tmp_path / "d")
+        return str(caught.value)
+
+    state = good["state"]
+    rows = len(dataset)
+    assert f"{rows * 2 * 4 + 4} bytes" not in change(state={**state, "shape": [rows, 10**15]})
+    assert "a shape" in change(state={**state, "shape": [-1, 2]})
+    assert "a shape" in change(state={**state, "dtype": "object"})
+    assert "a TensorDict" in change(agents={"type": "NonTensorData"})
+    assert "names of keys" in change(**{"../../outside": state})
+    assert "no file" in change(ghost=state)
+    meta.write_text("{" * 10_000)
+    with pytest.raises(DatasetError, match="a description of a TensorDict"):
+        OfflineDataset.load(tmp_path / "d")
+    meta.write_text(json.dumps(good))
+    file = tmp_path / "d" / "data" / "state.memmap"
+    file.write_bytes(file.read_bytes()[:-4])
+    with pytest.raises(DatasetError, match="state.memmap.*bytes"):
+        OfflineDataset.load(tmp_path / "d")
+
+
 def test_damaged_data_are_found(dataset, tmp_path):
     dataset.save(tmp_path / "d")
     with pytest.raises(FileNotFoundError, match="metadata.json"):

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict, TensorDictBase
+from tensordict import TensorDictBase
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
 from torchrl_logo.data.episode_storage import EpisodeStorage
+from torchrl_logo.data.mapped_files import map_tensordict
 from torchrl_logo.data.metadata import DatasetMetadata, describe_values, record_versions
 from torchrl_logo.data.reference_returns import ReferenceReturns
 from torchrl_logo.data.task_spec import TaskSpec
@@ -56,6 +57,7 @@ class OfflineDataset(TensorDictReplayBuffer):
     Keyword Args:
         rows (torch.Tensor, optional): ``[n]``, the rows shown. Defaults to all.
         path (Path, optional): where the dataset is saved.
+        mapped (bool): whether the tensors are mapped from files already. Defaults to ``False``.
         batch_size (int, optional): transitions in a sample. Defaults to none, in which case
             ``sample`` needs one.
         device (torch.device or str): where the data lie and samples come from.
@@ -88,13 +90,14 @@ class OfflineDataset(TensorDictReplayBuffer):
         *,
         rows: torch.Tensor | None = None,
         path: Path | None = None,
+        mapped: bool = False,
         batch_size: int | None = None,
         device: torch.device | str = "cpu",
         **kwargs: Any,
     ) -> None:
         device = torch.device(device)
         if device.type == "cpu":
-            data = data if data.is_memmap() else data.memmap()
+            data = data if mapped or data.is_memmap() else data.memmap()
         else:
             data = data.to(device)
             rows = None if rows is None else rows.to(device)
@@ -164,7 +167,7 @@ class OfflineDataset(TensorDictReplayBuffer):
     def data(self) -> TensorDictBase:
         """All transitions, ``[B]``: the memory-mapped TensorDict itself, or a copy for a split.
 
-        Do not write into its tensors (nor into slices of the dataset): they are the file.
+        Do not write into its tensors (nor into slices of the dataset): they are the data.
         """
         if self._storage.rows is None:
             return self._storage._storage
@@ -243,6 +246,7 @@ class OfflineDataset(TensorDictReplayBuffer):
                     self._storage._storage,
                     metadata,
                     rows=rows,
+                    mapped=True,
                     batch_size=self._batch_size,
                     device=self.device,
                 )
@@ -331,7 +335,9 @@ class OfflineDataset(TensorDictReplayBuffer):
         if version != _FORMAT:
             raise DatasetError("metadata.json/format", str(_FORMAT), str(version))
         metadata = DatasetMetadata.from_dict(content)
-        data = TensorDict.load_memmap(path / "data")
+        data = map_tensordict(path / "data")
+        if data.ndim != 1:
+            raise DatasetError("dataset", "one batch dimension [B]", str(list(data.batch_size)))
         if len(data) != metadata.transitions:
             raise DatasetError("dataset", f"{metadata.transitions} transitions", str(len(data)))
         for key, (shape, dtype, _) in layout_shapes(metadata.spec).items():
@@ -343,7 +349,7 @@ class OfflineDataset(TensorDictReplayBuffer):
             found = hash_content(data)
             if found != metadata.hash:
                 raise DatasetError("dataset", f"content with hash {metadata.hash}", found)
-        return cls(data, metadata, path=path, **kwargs)
+        return cls(data, metadata, path=path, mapped=True, **kwargs)
 
     def __repr__(self) -> str:
         m = self.metadata
@@ -377,6 +383,7 @@ def hash_content(data: TensorDictBase, rows: torch.Tensor | None = None) -> str:
         rows (torch.Tensor, optional): ``[n]``, the rows that count. Defaults to all.
 
     Examples:
+        >>> from tensordict import TensorDict
         >>> data = TensorDict({"a": torch.zeros(3), "b": torch.ones(3)}, [3])
         >>> hash_content(data) == hash_content(data.select("b", "a").clone())
         True
@@ -415,7 +422,7 @@ def write_metadata(
         reference_returns (ReferenceReturns, optional): what scores are normalised by.
         provenance (dict): where the data come from.
     """
-    data = TensorDict.load_memmap(folder / "data")
+    data = map_tensordict(folder / "data")
     digest = hashlib.sha256()
     for name, leaf in _leaves_by_name(data):
         digest.update(_describe_leaf(name, leaf, len(data)))

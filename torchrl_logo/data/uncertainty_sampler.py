@@ -13,6 +13,8 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers import Sampler, Storage, TensorStorage
 from torchrl.data.replay_buffers.utils import unravel_index
 
+from torchrl_logo.data.mapped_files import map_tensordict
+
 __all__ = ["UncertaintySampler"]
 
 # Transitions in a block. A draw searches the blocks' masses, then one block's; an update
@@ -289,7 +291,7 @@ class UncertaintySampler(Sampler):
         """Restores what :meth:`dumps` wrote."""
         path = Path(path).absolute()
         state = json.loads((path / "sampler.json").read_text())
-        state["uncertainty"] = TensorDict.load_memmap(path / "uncertainty")["uncertainty"]
+        state["uncertainty"] = map_tensordict(path / "uncertainty")["uncertainty"]
         self.load_state_dict(state)
 
     def _empty(self) -> None:

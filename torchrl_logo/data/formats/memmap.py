@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tensordict import NestedKey, TensorDict, TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 
 from torchrl_logo.data.formats.arrays import LAYOUT_KEYS, check_array_keys, find_spec
 from torchrl_logo.data.formats.reader import EpisodeReader
+from torchrl_logo.data.mapped_files import map_tensordict
 from torchrl_logo.data.validation import DatasetError, find_episode_starts
 
 __all__ = ["MemmapReader"]
@@ -46,10 +47,7 @@ class MemmapReader(EpisodeReader):
         action_bounds: tuple[float, float] = (-1.0, 1.0),
     ) -> None:
         super().__init__(path)
-        try:
-            data = TensorDict.load_memmap(path)
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            raise DatasetError(str(path), "a whole memory-mapped TensorDict", str(error)) from error
+        data = map_tensordict(path)
         episode = self._find_episode(data)
         self.data = data.reshape(-1)
         present = {"/".join((k,) if isinstance(k, str) else k) for k in self.data.keys(True, True)}
