@@ -45,7 +45,7 @@ from torchrl_logo.modules.normalizer import Normalizer
 
 BEHAVIOUR_ROOT = Path(__file__).resolve().parents[1] / "torchrl_logo" / "data" / "behaviour"
 N_REPLAY_POLICIES = 8
-NOT_RECORDED = ("state", "resume", "output")
+NOT_RECORDED = ("state", "resume", "output", "note")
 # Transitions of a batch whose observations the normalisers are fitted on, and how many are kept.
 SAMPLED, KEPT = 2_000, 200_000
 
@@ -101,6 +101,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--warm-start", action="store_true", help="fit VMAS' heuristic first")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--state", type=Path, default=None, help="where progress is kept")
+    parser.add_argument("--note", default="", help="what users should know of the expert")
     parser.add_argument("--output", type=Path, default=BEHAVIOUR_ROOT, help="folder of the files")
     family = parser.parse_known_args()[0].task.partition("/")[0]
     parser.set_defaults(**PRESETS.get(family, {}))
@@ -355,6 +356,7 @@ def write_behaviour_file(args: argparse.Namespace, spec: TaskSpec, history: list
             "expert": ["expert"],
             "mixed": ["medium", "expert"],
         },
+        "note": args.note,
         "training": {k: v for k, v in vars(args).items() if k not in NOT_RECORDED},
     }
     text = json.dumps(recipe, indent=2, sort_keys=True)
