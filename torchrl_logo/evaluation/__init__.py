@@ -11,7 +11,12 @@ from torchrl_logo.evaluation.statistics import (
     probability_of_improvement,
     summarize,
 )
-from torchrl_logo.evaluation.world_model import evaluate_world_model, imagine_open_loop
+from torchrl_logo.evaluation.world_model import (
+    evaluate_world_model,
+    imagine_open_loop,
+    measure_uncertainty,
+    trace_open_loop,
+)
 
 __all__ = [
     "Estimate",
@@ -22,8 +27,10 @@ __all__ = [
     "evaluate_latent_world_model",
     "evaluate_world_model",
     "imagine_open_loop",
+    "measure_uncertainty",
     "interquartile_mean",
     "performance_profile",
     "probability_of_improvement",
     "summarize",
+    "trace_open_loop",
 ]

@@ -12,7 +12,13 @@ from torchrl_logo.modules.world_model import WorldModel, next_key
 if TYPE_CHECKING:
     from torchrl_logo.data.dataset import OfflineDataset
 
-__all__ = ["evaluate_world_model", "find_windows", "imagine_open_loop"]
+__all__ = [
+    "evaluate_world_model",
+    "find_windows",
+    "imagine_open_loop",
+    "measure_uncertainty",
+    "trace_open_loop",
+]
 
 _REPORTED_STEPS = (1, 5, 10, 15)
 _BLOCK = 8192
@@ -51,7 +57,8 @@ def imagine_open_loop(world_model: WorldModel, windows: TensorDictBase) -> Tenso
 
     Returns:
         A TensorDict ``[W, L]`` with the predicted ``("next", ...)`` entries, the root
-        ``"uncertainty"`` of each step and ``"termination_logit"``.
+        ``"uncertainty"`` of each step, ``"termination_logit"`` and, for discrete actions,
+        ``"action_mask_logit"``.
     """
     keys = world_model.tensor_keys
     state, observation = windows.get(keys.state)[:, 0], windows.get(keys.observation)[:, 0]
@@ -65,9 +72,107 @@ def imagine_open_loop(world_model: WorldModel, windows: TensorDictBase) -> Tenso
         step.set(next_key(keys.observation), observation)
         step.set(next_key(keys.reward), prediction.reward)
         step.set("termination_logit", prediction.termination_logit)
+        if prediction.action_mask_logit is not None:
+            step.set("action_mask_logit", prediction.action_mask_logit)
         step.set(keys.uncertainty, prediction.uncertainty)
         steps.append(step)
     return torch.stack(steps, 1)
+
+
+@torch.no_grad()
+def trace_open_loop(
+    world_model: WorldModel,
+    dataset: OfflineDataset | TensorDictBase,
+    *,
+    horizon: int = 15,
+    windows: int = 1024,
+    seed: int = 0,
+) -> TensorDict:
+    """Errors and uncertainty of every step of open loops along recorded actions.
+
+    Args:
+        world_model (WorldModel): the model.
+        dataset (OfflineDataset or TensorDictBase): transitions, with ``"episode"``.
+
+    Keyword Args:
+        horizon (int): steps of the open loop. Defaults to ``15``.
+        windows (int): at most as many windows are followed, drawn without replacement.
+            Defaults to ``1024``.
+        seed (int): seed of that draw.
+
+    Returns:
+        A TensorDict ``[W, horizon]`` of ``"state_error"``, ``"observation_error"``,
+        ``"reward_error"`` (in the units of :func:`evaluate_world_model`), the step's
+        ``"uncertainty"`` and ``"accumulated_uncertainty"``, its sum since the start, all
+        ``[W, horizon]``.
+
+    Raises:
+        ValueError: if the dataset belongs to another task than the model, or no episode is as
+            long as the horizon.
+    """
+    data = _read_data(world_model, dataset)
+    device = world_model.observation_mask.device
+    keys = world_model.tensor_keys
+    starts = find_windows(data.get("episode"), horizon)
+    if not len(starts):
+        raise ValueError(f"No held-out episode has the {horizon} steps of the horizon.")
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.randperm(len(starts), generator=generator)[:windows].to(starts.device)
+    rows = starts[chosen].unsqueeze(-1) + torch.arange(horizon, device=starts.device)
+    truth = data[rows].to(device)  # [W, L]
+    imagined = imagine_open_loop(world_model, truth)
+    scales = {
+        "state_error": (next_key(keys.state), world_model.state_normalizer.inverse_scale),
+        "observation_error": (
+            next_key(keys.observation),
+            world_model.observation_normalizer.inverse_scale * world_model.observation_mask,
+        ),
+        "reward_error": (
+            next_key(keys.reward),
+            _inverse_spread(data.get(next_key(keys.reward))).to(device),
+        ),
+    }
+    uncertainty = imagined.get(keys.uncertainty).squeeze(-1)
+    return TensorDict(
+        {
+            **{
+                name: _square_error(imagined, truth, key, scale)
+                for name, (key, scale) in scales.items()
+            },
+            "uncertainty": uncertainty,
+            "accumulated_uncertainty": uncertainty.cumsum(1),
+        },
+        batch_size=truth.batch_size,
+        device=device,
+    )
+
+
+def measure_uncertainty(trace: TensorDictBase) -> dict[str, float]:
+    """Whether the uncertain steps are those that are wrong, over all steps of a trace.
+
+    Args:
+        trace (TensorDictBase): from :func:`trace_open_loop`; several are pooled by concatenating
+            them.
+
+    Returns:
+        By name: ``uncertainty_rho`` and ``accumulated_uncertainty_rho``, Spearman's correlation
+        of the state error with the step's and the accumulated uncertainty, and
+        ``kept_error_ratio``, the mean state error of the half with the least accumulated
+        uncertainty over that of all.
+
+    Examples:
+        >>> trace = TensorDict({"state_error": torch.tensor([[1.0, 2.0], [3.0, 6.0]]),
+        ...                     "uncertainty": torch.tensor([[0.1, 0.2], [0.3, 0.4]]),
+        ...                     "accumulated_uncertainty": torch.tensor([[0.1, 0.3], [0.3, 0.7]])})
+        >>> round(measure_uncertainty(trace)["kept_error_ratio"], 6)
+        0.5
+    """
+    error, accumulated = trace.get("state_error"), trace.get("accumulated_uncertainty")
+    return {
+        "uncertainty_rho": rank_correlation(trace.get("uncertainty"), error),
+        "accumulated_uncertainty_rho": rank_correlation(accumulated, error),
+        "kept_error_ratio": kept_error_ratio(accumulated, error),
+    }
 
 
 @torch.no_grad()
@@ -81,11 +186,11 @@ def evaluate_world_model(
 ) -> dict[str, float]:
     """Measures a world model on episodes it was not trained on.
 
-    Errors are mean squares in standard deviations of the training data, over features that vary.
-    ``one_step/state_error`` is in those of the state's one-step change: 1 is as good as
-    predicting the mean change. All others are in those of the values themselves, after ``k``
-    steps of an open loop from a true start along recorded actions: 2 is as bad as an unrelated
-    value. Nothing is clamped.
+    Errors are mean squares in standard deviations of the training data (the reward's: of the
+    data at hand), over features that vary. ``one_step/state_error`` is in those of the state's
+    one-step change: 1 is as good as predicting the mean change. All others are in those of the
+    values themselves, after ``k`` steps of an open loop from a true start along recorded actions:
+    2 is as bad as an unrelated value. Nothing is clamped.
 
     Args:
         world_model (WorldModel): the model.
@@ -100,56 +205,38 @@ def evaluate_world_model(
     Returns:
         By name: ``one_step/state_error``, ``one_step/observation_error``,
         ``one_step/reward_error``; ``one_step/termination_auc`` if the data have both rows that
-        terminate and others; ``open_loop/state_error/<k>``, ``.../observation_error/<k>`` and
-        ``.../reward_error/<k>`` for k = 1, 5, 10, 15 and the horizon; for models with an
-        uncertainty, ``open_loop/uncertainty_rho`` and
-        ``open_loop/accumulated_uncertainty_rho``, Spearman's correlation of the state error with
-        the step's and the summed uncertainty, pooled over all steps.
+        terminate and others; ``one_step/action_mask_f1`` of the available actions, if actions
+        are discrete; ``open_loop/state_error/<k>``, ``.../observation_error/<k>`` and
+        ``.../reward_error/<k>`` for k = 1, 5, 10, 15 and the horizon;
+        ``open_loop/state_error_p99/<k>``, the 99th percentile over windows, at the horizon; for
+        models with an uncertainty, what :func:`measure_uncertainty` returns under
+        ``open_loop/``.
 
     Raises:
         ValueError: if the dataset belongs to another task than the model, or no episode is as
             long as the horizon.
     """
-    if isinstance(dataset, TensorDictBase):
-        data: TensorDictBase = dataset
-    else:
-        world_model.spec.require_match(dataset.spec, "The dataset to evaluate on")
-        data = dataset.data
+    data = _read_data(world_model, dataset)
     device = world_model.observation_mask.device
-    keys = world_model.tensor_keys
-    spread = _inverse_spread(data.get(next_key(keys.reward))).to(device)
+    spread = _inverse_spread(data.get(next_key(world_model.tensor_keys.reward))).to(device)
     results = _measure_one_step(world_model, data, spread, device)
-
-    starts = find_windows(data.get("episode"), horizon)
-    if not len(starts):
-        raise ValueError(f"No held-out episode has the {horizon} steps of the horizon.")
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(starts), generator=generator)[:windows].to(starts.device)
-    rows = starts[chosen].unsqueeze(-1) + torch.arange(horizon, device=starts.device)
-    truth = data[rows].to(device)  # [W, L]
-    imagined = imagine_open_loop(world_model, truth)
-
-    state_error = _square_error(
-        imagined, truth, next_key(keys.state), world_model.state_normalizer.inverse_scale
-    )  # [W, L]
-    observation_error = _square_error(
-        imagined,
-        truth,
-        next_key(keys.observation),
-        world_model.observation_normalizer.inverse_scale * world_model.observation_mask,
-    )
-    reward_error = _square_error(imagined, truth, next_key(keys.reward), spread)
+    trace = trace_open_loop(world_model, data, horizon=horizon, windows=windows, seed=seed)
     for k in sorted({*(k for k in _REPORTED_STEPS if k <= horizon), horizon}):
-        results[f"open_loop/state_error/{k}"] = state_error[:, k - 1].mean().item()
-        results[f"open_loop/observation_error/{k}"] = observation_error[:, k - 1].mean().item()
-        results[f"open_loop/reward_error/{k}"] = reward_error[:, k - 1].mean().item()
+        for name in ("state_error", "observation_error", "reward_error"):
+            results[f"open_loop/{name}/{k}"] = trace.get(name)[:, k - 1].mean().item()
+    last = trace.get("state_error")[:, -1]
+    results[f"open_loop/state_error_p99/{horizon}"] = last.quantile(0.99).item()
     if world_model.has_uncertainty:
-        uncertainty = imagined.get(keys.uncertainty).squeeze(-1)
-        results["open_loop/uncertainty_rho"] = rank_correlation(uncertainty, state_error)
-        results["open_loop/accumulated_uncertainty_rho"] = rank_correlation(
-            uncertainty.cumsum(1), state_error
-        )
+        for name, value in measure_uncertainty(trace).items():
+            results[f"open_loop/{name}"] = value
     return results
+
+
+def _read_data(model: WorldModel, dataset: OfflineDataset | TensorDictBase) -> TensorDictBase:
+    if isinstance(dataset, TensorDictBase):
+        return dataset
+    model.spec.require_match(dataset.spec, "The dataset to evaluate on")
+    return dataset.data
 
 
 def _measure_one_step(
@@ -158,6 +245,8 @@ def _measure_one_step(
     keys = model.tensor_keys
     sums = torch.zeros(3, dtype=torch.float64, device=device)
     logits = []
+    # Of action masks: hits, predicted positives, true positives.
+    counts = torch.zeros(3, dtype=torch.int64, device=device)
     for block in data.split(_BLOCK):
         block = block.to(device)
         window = imagine_open_loop(model, block.unsqueeze(1)).squeeze(1)
@@ -172,6 +261,10 @@ def _measure_one_step(
             [_square_error(window, block, key, scale).sum() for key, scale in scales.items()]
         )
         logits.append(window.get("termination_logit").flatten())
+        if model.spec.discrete:
+            available = block.get(next_key(keys.action_mask))
+            predicted = window.get("action_mask_logit") > 0
+            counts += torch.stack([(available & predicted).sum(), predicted.sum(), available.sum()])
     state, observation, reward = (sums / data.shape[0]).tolist()
     results = {
         "one_step/state_error": state,
@@ -181,6 +274,9 @@ def _measure_one_step(
     ends = data.get(next_key(keys.terminated)).flatten().to(device)
     if ends.any() and not ends.all():
         results["one_step/termination_auc"] = area_under_roc(torch.cat(logits), ends)
+    if model.spec.discrete:
+        hits, positives, truths = counts.tolist()
+        results["one_step/action_mask_f1"] = 2 * hits / max(positives + truths, 1)
     return results
 
 
@@ -209,6 +305,21 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
     """
     ranks = torch.stack([_rank(a.flatten()), _rank(b.flatten())])
     return torch.corrcoef(ranks)[0, 1].item()
+
+
+def kept_error_ratio(
+    uncertainty: torch.Tensor, error: torch.Tensor, coverage: float = 0.5
+) -> float:
+    """Mean error of the least uncertain share over the mean error of all.
+
+    Examples:
+        >>> kept_error_ratio(torch.tensor([0.1, 0.9]), torch.tensor([1.0, 3.0]))
+        0.5
+    """
+    error = error.flatten()
+    order = uncertainty.flatten().argsort(stable=True)
+    kept = order[: max(round(coverage * order.numel()), 1)]
+    return (error[kept].mean() / error.mean()).item()
 
 
 def area_under_roc(score: torch.Tensor, positive: torch.Tensor) -> float:
