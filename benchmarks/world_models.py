@@ -1,0 +1,265 @@
+"""World models at equal parameters: errors, and whether uncertainty knows them, on three data.
+
+    python benchmarks/world_models.py --seeds 0 1 2 3 4
+
+Each model is trained on 80% of a dataset's episodes (a tenth of which choose the weights that are
+kept) and measured on the other 20%, on another quality of the same task and on random actions.
+Each (dataset, model, seed) is one row of ``benchmarks/results/world_models.jsonl``, written as
+soon as it is done; the same command goes on where it stopped. ``--report`` prints the tables of
+what is there and writes ``world_models_summary.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+RESULTS = Path(__file__).resolve().parent / "results"
+ROWS = RESULTS / "world_models.jsonl"
+MODELS = ("logo", "joint", "ensemble")
+DATASETS = tuple(
+    f"vmas/{task}-medium-replay" for task in ("balance", "transport", "navigation", "wheel")
+)
+TESTS = ("held-out", "other quality", "random")
+ERRORS = ("state_error", "observation_error", "reward_error")
+TOLERANCE = 0.05
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
+    parser.add_argument("--other-quality", default="expert")
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--hidden-size", type=int, default=256, help="of LOGO; the others match")
+    parser.add_argument("--members", type=int, default=5, help="of the ensemble")
+    parser.add_argument("--test-frames", type=int, default=20_000)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--rows", type=Path, default=ROWS)
+    parser.add_argument("--report", action="store_true", help="only print what is there")
+    return parser.parse_args()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line]
+
+
+def count_parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def match_hidden_size(make: Callable[[int], torch.nn.Module], parameters: int) -> int:
+    """The hidden size whose model comes closest to a number of parameters."""
+    low, high = 1, 2
+    while count_parameters(make(high)) < parameters:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if count_parameters(make(middle)) < parameters:
+            low = middle
+        else:
+            high = middle
+    size = min((low, high), key=lambda s: abs(count_parameters(make(s)) - parameters))
+    found = count_parameters(make(size))
+    if abs(found / parameters - 1) > TOLERANCE:
+        raise ValueError(f"No hidden size gives {parameters} parameters; nearest {found}.")
+    return size
+
+
+def make_world_model(name: str, spec: Any, args: argparse.Namespace) -> Any:
+    """The model, as large as LOGO with ``--hidden-size``."""
+    from torchrl_logo.modules import EnsembleWorldModel, JointWorldModel, LOGOWorldModel
+
+    if name == "logo":
+        return LOGOWorldModel(spec, hidden_size=args.hidden_size)
+    # Parameters are counted where none are made.
+    target = count_parameters(LOGOWorldModel(spec, hidden_size=args.hidden_size, device="meta"))
+    kind, extra = (
+        (EnsembleWorldModel, {"members": args.members})
+        if name == "ensemble"
+        else (JointWorldModel, {})
+    )
+    size = match_hidden_size(lambda s: kind(spec, hidden_size=s, device="meta", **extra), target)
+    return kind(spec, hidden_size=size, **extra)
+
+
+def run_cell(name: str, model: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Trains and measures one model with one seed, in a process of its own."""
+    from torchrl_logo.data import load_dataset
+    from torchrl_logo.data.metadata import record_versions
+    from torchrl_logo.evaluation import evaluate_world_model, measure_uncertainty, trace_open_loop
+    from torchrl_logo.trainers import WorldModelTrainer
+
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    dataset = load_dataset(name)
+    task = dataset.metadata.task
+    train, held_out = dataset.split(0.8, seed=seed)
+    world_model = make_world_model(model, dataset.spec, args)
+    print(
+        f"{name} {model} seed {seed}: hidden size {world_model.config['hidden_size']}, "
+        f"{count_parameters(world_model)} parameters",
+        flush=True,
+    )
+    trainer = WorldModelTrainer(
+        world_model,
+        train,
+        steps=args.steps,
+        seed=seed,
+        patience=None,
+        evaluation_interval=max(args.steps // 5, 1),
+        progress_bar=False,
+    )
+    start = time.process_time()
+    result = trainer.train()
+    seconds = time.process_time() - start
+    # Other data than those of the default seed, which may be part of a medium-replay.
+    tests = {
+        "held-out": held_out,
+        "other quality": load_dataset(
+            f"{task}-{args.other_quality}", frames=args.test_frames, seed=1
+        ),
+        "random": load_dataset(f"{task}-random", frames=args.test_frames, seed=1),
+    }
+    metrics = {test: evaluate_world_model(world_model, data) for test, data in tests.items()}
+    if world_model.has_uncertainty:
+        traces = [trace_open_loop(world_model, data) for data in tests.values()]
+        metrics["pooled"] = measure_uncertainty(torch.cat(traces))
+    return {
+        "dataset": name,
+        "model": model,
+        "seed": seed,
+        "steps": args.steps,
+        "config": world_model.config,
+        "parameters": count_parameters(world_model),
+        "best_update": result.best_update,
+        "training_seconds": round(seconds, 1),
+        "metrics": metrics,
+        "other_quality": args.other_quality,
+        "test_frames": args.test_frames,
+        "dataset_hash": dataset.metadata.hash,
+        "versions": record_versions(),
+    }
+
+
+def report(path: Path) -> None:
+    """Prints means over seeds, and the geometric mean over datasets of LOGO's over joint's."""
+    rows = read_rows(path)
+    datasets = sorted({row["dataset"] for row in rows})
+    models = [model for model in MODELS if any(row["model"] == model for row in rows)]
+
+    def mean(dataset: str, model: str, *path: str) -> float:
+        """Of the entry at ``path`` over the rows that have it; NaN if none has."""
+        values = []
+        for row in rows:
+            if row["dataset"] == dataset and row["model"] == model:
+                entry: Any = row
+                for key in path:
+                    entry = entry.get(key, {})
+                values += [entry] if entry != {} else []
+        return float(np.mean(values)) if values else float("nan")
+
+    figures = ["one_step/" + error for error in ERRORS] + ["one_step/termination_auc"]
+    figures += ["one_step/action_mask_f1"]
+    figures += [f"open_loop/{error}/{k}" for error in ERRORS for k in (1, 5, 10, 15)]
+    figures += ["open_loop/state_error_p99/15"]
+    summary: dict[str, Any] = {"seeds": {}, "means": {}, "logo_over_joint": {}, "uncertainty": {}}
+    for dataset in datasets:
+        counts = {m: sum(r["dataset"] == dataset and r["model"] == m for r in rows) for m in models}
+        summary["seeds"][dataset] = counts
+        print(f"\n{dataset}: means over seeds {counts}")
+        summary["means"][dataset] = {
+            name: {m: round(mean(dataset, m, name), 1) for m in models}
+            for name in ("parameters", "training_seconds")
+        }
+        for name, values in summary["means"][dataset].items():
+            print(f"  {name:47}" + "".join(f"{m} {v:<12g}" for m, v in values.items()))
+        for test in TESTS:
+            for figure in figures:
+                values = {m: mean(dataset, m, "metrics", test, figure) for m in models}
+                if not np.isnan(list(values.values())).all():
+                    summary["means"][dataset][f"{test}/{figure}"] = values
+                    parts = "".join(f"{m} {v:<12.4g}" for m, v in values.items())
+                    print(f"  {test:14} {figure:32}{parts}")
+
+    print("\nLOGO over joint: by dataset, and their geometric mean")
+    for test in TESTS:
+        for figure in figures:
+            name = f"{test}/{figure}"
+            if "error" not in figure:
+                continue
+            ratios = {}
+            for dataset in datasets:
+                values = summary["means"][dataset].get(name, {})
+                if {"logo", "joint"} <= values.keys() and values["joint"] > 0:
+                    ratio = values["logo"] / values["joint"]
+                    if np.isfinite(ratio) and ratio > 0:
+                        ratios[dataset] = ratio
+            if ratios:
+                over_all = float(np.exp(np.mean(np.log(list(ratios.values())))))
+                summary["logo_over_joint"][name] = {**ratios, "geometric_mean": over_all}
+                parts = "".join(f"{ratio:8.3f}" for ratio in ratios.values())
+                print(f"  {name:45}{parts}   {over_all:.3f}")
+
+    print("\nUncertainty, accumulated along the rollout: rho with the error, error kept at 50%")
+    for dataset in datasets:
+        for test in (*TESTS, "pooled"):
+            prefix = "" if test == "pooled" else "open_loop/"
+            found = {
+                m: [
+                    mean(dataset, m, "metrics", test, prefix + figure)
+                    for figure in ("accumulated_uncertainty_rho", "kept_error_ratio")
+                ]
+                for m in models
+                if m != "joint"
+            }
+            summary["uncertainty"][f"{dataset}/{test}"] = found
+            parts = "   ".join(f"{m} {rho:.3f} {kept:.3f}" for m, (rho, kept) in found.items())
+            print(f"  {dataset:30} {test:14} {parts}")
+    text = json.dumps(summary, indent=2) + "\n"
+    path.with_name(f"{path.stem}_summary.json").write_text(text)
+
+
+def main() -> None:
+    args = parse_arguments()
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    if not args.report:
+        done = {(r["dataset"], r["model"], r["seed"]) for r in read_rows(args.rows)}
+        # Seed by seed, so that what is there after any time is a fair comparison.
+        cells = [
+            (dataset, model, seed)
+            for seed in args.seeds
+            for dataset in args.datasets
+            for model in args.models
+            if (dataset, model, seed) not in done
+        ]
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(args.processes, mp_context=context) as pool:
+            futures = [pool.submit(run_cell, *cell, args) for cell in cells]
+            for future in as_completed(futures):
+                row = future.result()
+                with args.rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+                error = row["metrics"]["held-out"]["open_loop/state_error/15"]
+                print(
+                    f"{row['dataset']} {row['model']} seed {row['seed']}: 15-step state error "
+                    f"{error:.4f} ({row['training_seconds']:.0f} s)",
+                    flush=True,
+                )
+    report(args.rows)
+
+
+if __name__ == "__main__":
+    main()
