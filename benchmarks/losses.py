@@ -237,7 +237,7 @@ def run(name: str, cells: Iterable[Cell], rounds: int, seconds: float) -> list[d
             "factorised": measured.factorised,
             "updates_per_second": _round(1 / statistics.median(taken)),
             "seconds_per_update": _round(statistics.median(taken)),
-            "seconds_of_eager_bc": _round(statistics.median(ratios)),
+            "ratio_to_bc": _round(statistics.median(ratios)),
             "rounds": rounds,
         }
         if compiled:

@@ -10,6 +10,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModule
 from torch import Tensor, nn
+from torchrl.modules import QMixer
 
 from tests.objectives.mixed_value_reference import (
     ACTIONS,
@@ -143,10 +144,24 @@ def test_sums_need_no_mixed_alternatives() -> None:
     torch.testing.assert_close(other(batch).to_dict(), loss(batch).to_dict())
 
 
-def test_mixers_may_see_alternatives_as_a_batch() -> None:
-    batch = make_batch(3)
-    outs = [make_loss(3, deactivate_vmap=deactivate)(batch) for deactivate in (False, True)]
-    torch.testing.assert_close(outs[0].to_dict(), outs[1].to_dict())
+class OtherMixer(QMixer):
+    """The same numbers, but not known to be: each joint action has to be mixed."""
+
+
+@pytest.mark.parametrize("deactivate_vmap", [False, True])
+def test_other_mixers_are_called_for_each_alternative(deactivate_vmap: bool) -> None:
+    batch, loss = make_batch(3), make_loss(3)
+    spec = make_spec(3)
+    mixer = make_mixer(spec, "qmix")
+    mixer = TensorDictModule(OtherMixer((4,), EMBED, 3, "cpu"), mixer.in_keys, mixer.out_keys)
+    other = DiscreteCFCQLLoss(
+        make_action_value_network(spec, hidden_sizes=(6,)),
+        mixer,
+        behaviour_network=make_categorical_actor(spec, hidden_sizes=(6,)),
+        deactivate_vmap=deactivate_vmap,
+    ).double()
+    other.load_state_dict(loss.state_dict())
+    torch.testing.assert_close(other(batch).to_dict(), loss(batch).to_dict())
 
 
 @pytest.mark.parametrize("kind", ["qmix", "vdn"])

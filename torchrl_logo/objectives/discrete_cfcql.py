@@ -9,10 +9,12 @@ import torch
 from tensordict import TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from tensordict.utils import NestedKey
+from torchrl.modules import QMixer
 
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.mixed_value import MixedValueLoss
 from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.single_deviations import mix_single_deviations
 
 __all__ = ["DiscreteCFCQLLoss"]
 
@@ -51,8 +53,11 @@ class DiscreteCFCQLLoss(MixedValueLoss):
     reference code, masked actions have no part in a sum, and the divergence has no constants
     added to probabilities.
 
-    The mixer values :math:`N A` alternatives of :math:`N` values each in one call; under a sum as
-    mixer (TorchRL's ``VDNMixer``) they follow from the utilities alone.
+    There are :math:`N A` alternatives. Under a sum as mixer (TorchRL's ``VDNMixer``) their values
+    follow from the utilities alone, and under TorchRL's ``QMixer`` each takes a multiple of its
+    hidden units (:func:`~torchrl_logo.objectives.single_deviations.mix_single_deviations`): the
+    cost is linear in :math:`N`. Any other mixer values all of them in one call, of :math:`N` values
+    each, at a cost of :math:`N^2 A`.
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``; what is written
@@ -216,7 +221,12 @@ class DiscreteCFCQLLoss(MixedValueLoss):
         """The team's values ``[*batch, N, A]`` where one agent departs from the data's actions."""
         if self.additive:
             return pred_value[..., None, None] - chosen.unsqueeze(-1) + utilities
-        mask = tensordict.get(self.tensor_keys.action_mask)
+        mask, net = tensordict.get(self.tensor_keys.action_mask), self.mixer_network
+        if type(getattr(net, "module", None)) is QMixer and net.in_keys[1:] == self._context_keys:
+            own = torch.where(mask, utilities, chosen.unsqueeze(-1))
+            state = tensordict.get(self._context_keys[0])
+            with self.mixer_network_params.to_module(net, preserve_module_state=False):
+                return mix_single_deviations(net.module, chosen, own, state)
         n_agents, n_actions = mask.shape[-2:]
         # the mixer never sees what is not available
         own = torch.where(mask, utilities, chosen.unsqueeze(-1)).unsqueeze(-1)  # [B, N, A, 1]
