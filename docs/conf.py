@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "extensions"))
 extensions = [
     "dataset_table",
     "loss_table",
+    "method_table",
     "myst_parser",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
