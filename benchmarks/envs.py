@@ -45,10 +45,14 @@ def make_bare_vmas(name: str, num_envs: int) -> Callable[[], None]:
 
     def step() -> None:
         nonlocal clock
-        env.step([env.get_random_action(agent) for agent in env.agents])
+        *_, done, _ = env.step([env.get_random_action(agent) for agent in env.agents])
         clock += 1
         if clock % limit == 0:
             env.reset()
+            return
+        # VMAS resets either one simulation or all of them.
+        for index in done.nonzero().flatten().tolist():
+            env.reset_at(index)
 
     return step
 
