@@ -240,3 +240,37 @@ def test_loss_compiles_without_breaks() -> None:
     compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(batch)
     for key in loss.out_keys:
         torch.testing.assert_close(compiled[key], eager[key])
+
+
+@pytest.mark.parametrize(("model_class", "loss_class"), PAIRS)
+def test_an_unrolled_loss_is_the_loss_along_the_models_own_rollout(
+    model_class: type, loss_class: type
+) -> None:
+    model, single, batch = make(model_class)
+    windows = batch.reshape(4, 4)
+    found = loss_class(model, unroll=4)(windows)
+    state, observation = windows["state"][:, 0], windows["agents", "observation"][:, 0]
+    expected: dict[str, list[torch.Tensor]] = {key: [] for key in found.keys()}
+    for t in range(4):
+        step = windows[:, t].clone()
+        step["state"], step["agents", "observation"] = state, observation
+        for key, value in single(step).items():
+            expected[key].append(value)
+        following = model.predict(state, observation, step["agents", "action"])
+        state, observation = following.state, following.observation
+    for key, values in expected.items():
+        torch.testing.assert_close(found[key], torch.stack(values).mean())
+    # A later step's error reaches the first prediction.
+    first = windows["state"].clone().requires_grad_()
+    windows["state"] = first
+    loss_class(model, unroll=4, reduction="none")(windows)["loss_state"][:, 3].sum().backward()
+    assert first.grad is not None
+    assert first.grad[:, 0].abs().sum() > 0 and first.grad[:, 1:].eq(0).all()
+
+
+def test_unrolling_needs_windows_of_its_length() -> None:
+    model, _, batch = make(JointWorldModel)
+    with pytest.raises(ValueError, match=r"unroll=3 expected windows \[\*, 3\]"):
+        JointWorldModelLoss(model, unroll=3)(batch.reshape(4, 4))
+    with pytest.raises(ValueError, match="unroll must be at least 1"):
+        JointWorldModelLoss(model, unroll=0)

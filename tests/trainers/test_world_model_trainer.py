@@ -159,3 +159,43 @@ def test_bad_arguments_are_refused(dataset: OfflineDataset) -> None:
         WorldModelTrainer(model, dataset, steps=0)
     with pytest.raises(ValueError, match="patience"):
         WorldModelTrainer(model, dataset, steps=1, patience=0)
+
+
+@pytest.mark.parametrize("model_class", [LOGOWorldModel, JointWorldModel])
+def test_it_trains_on_windows_after_the_warm_up(model_class: type, dataset: OfflineDataset) -> None:
+    torch.manual_seed(0)
+    model = model_class(SPEC, hidden_size=16)
+    trainer = WorldModelTrainer(
+        model,
+        dataset,
+        steps=50,
+        batch_size=64,
+        evaluation_interval=10,
+        unroll=4,
+        unroll_warm_up=0.3,
+        progress_bar=False,
+    )
+    batches: list[TensorDict] = []
+    forward = trainer.loss_module.forward
+    trainer.loss_module.forward = lambda b: (batches.append(b), forward(b))[1]
+    result = trainer.train()
+    # 15 updates, rounded up to 20; then as many transitions, in windows. Evaluations have no
+    # gradient.
+    shapes = [tuple(b.batch_size) for b in batches if b.numel() == 64]
+    assert shapes == [(64,)] * 20 + [(16, 4)] * 30
+    assert result.best_update > 20
+    windows = torch.stack([b for b in batches if tuple(b.batch_size) == (16, 4)])
+    following = windows["next", "state"][..., :-1, :]
+    assert torch.equal(windows["state"][..., 1:, :], following)
+    assert (
+        result.metrics["held_out_loss"]
+        == result.history[result.best_update // 10 - 1]["held_out_loss"]
+    )
+
+
+def test_unrolling_that_cannot_happen_is_refused(dataset: OfflineDataset) -> None:
+    model = JointWorldModel(SPEC, hidden_size=4)
+    with pytest.raises(ValueError, match="leaves none of 100 to unroll"):
+        WorldModelTrainer(model, dataset, steps=100, unroll=4, progress_bar=False)
+    with pytest.raises(ValueError, match="longer than the dataset's episodes"):
+        WorldModelTrainer(model, dataset, steps=1000, unroll=21, progress_bar=False)

@@ -149,7 +149,10 @@ class RecurrentLatentWorldModelLoss(WorldModelLoss):
             raise ValueError(f"kl_balance must lie within 0 and 1, found {kl_balance}.")
         if not free_nats >= 0:
             raise ValueError(f"free_nats must not be negative, found {free_nats}.")
-        super().__init__(world_model, reward_loss=reward_loss, reduction=reduction, **coefficients)
+        # Sequences are unrolled by the model itself.
+        super().__init__(
+            world_model, unroll=1, reward_loss=reward_loss, reduction=reduction, **coefficients
+        )
         self.kl_balance, self.free_nats = kl_balance, free_nats
 
     @property

@@ -51,12 +51,18 @@ class WorldModelLoss(LossModule):
     The model is held as an ordinary submodule, as TorchRL's Dreamer losses hold theirs: there
     are no target parameters for which it would have to be made functional.
 
+    With ``unroll`` above 1 a batch is windows ``[*, unroll]`` of consecutive transitions of one
+    episode. Along a window the model predicts from its own predictions, through which gradients
+    flow, and each prediction is compared with the recorded next step: the terms are the same,
+    from predicted in place of recorded states and observations.
+
     Subclasses implement :meth:`compute_terms`, in which a term is one number a transition.
 
     Args:
         world_model (WorldModel): the model to train.
 
     Keyword Args:
+        unroll (int): steps of a window. Defaults to ``1``, single transitions.
         reward_loss (str): distance of standardised rewards: ``"smooth_l1"``, under which rare
             large rewards do not drown the others, ``"l2"`` or ``"l1"``. Defaults to
             ``"smooth_l1"``.
@@ -101,10 +107,13 @@ class WorldModelLoss(LossModule):
         self,
         world_model: WorldModel,
         *,
+        unroll: int = 1,
         reward_loss: str = "smooth_l1",
         reduction: str | None = None,
         **coefficients: float,
     ) -> None:
+        if unroll < 1:
+            raise ValueError(f"unroll must be at least 1, found {unroll}.")
         if not isinstance(world_model, self.world_model_class):
             raise TypeError(
                 f"{type(self).__name__} trains a {self.world_model_class.__name__}, found a "
@@ -122,6 +131,7 @@ class WorldModelLoss(LossModule):
             )
         super().__init__()
         self.world_model = world_model
+        self.unroll = unroll
         self.reward_loss = reward_loss
         self.reduction = reduction or "mean"
         self.coefficients = {**self.default_coefficients, **coefficients}
@@ -150,8 +160,11 @@ class WorldModelLoss(LossModule):
 
         Raises:
             KeyError: if one of :attr:`in_keys` is missing.
+            ValueError: if the last dimension of the batch is not ``unroll``, where that is above
+                1.
         """
-        terms = self.compute_terms(self._standardise(tensordict))
+        steps = tensordict if self.unroll == 1 else self._roll_out(tensordict)
+        terms = self.compute_terms(self._standardise(steps))
         weights = self._maybe_get_priority_weight(tensordict)
         batch_size = tensordict.batch_size if self.reduction == "none" else torch.Size([])
         out = TensorDict(batch_size=batch_size, device=tensordict.device)
@@ -164,14 +177,41 @@ class WorldModelLoss(LossModule):
         """Each term, one number a transition ``[*]``, without its coefficient."""
         raise NotImplementedError
 
-    def _standardise(self, tensordict: TensorDictBase) -> _Targets:
-        keys, model = self.tensor_keys, self.world_model
+    def _roll_out(self, windows: TensorDictBase) -> TensorDictBase:
+        """Windows ``[*, unroll]`` with predicted states and observations after the first."""
+        if not windows.batch_dims or windows.batch_size[-1] != self.unroll:
+            raise ValueError(
+                f"{type(self).__name__} with unroll={self.unroll} expected windows "
+                f"[*, {self.unroll}], found a batch of {tuple(windows.batch_size)}."
+            )
+        self._require_keys(windows)
+        keys = self.tensor_keys
+        along = windows.batch_dims - 1
+        action = windows.get(keys.action)
+        states = [windows.get(keys.state).select(along, 0)]
+        observations = [windows.get(keys.observation).select(along, 0)]
+        for t in range(self.unroll - 1):
+            prediction = self.world_model.predict(
+                states[-1], observations[-1], action.select(along, t)
+            )
+            states.append(prediction.state)
+            observations.append(prediction.observation)
+        rolled = windows.copy()
+        rolled.set(keys.state, torch.stack(states, along))
+        rolled.set(keys.observation, torch.stack(observations, along))
+        return rolled
+
+    def _require_keys(self, tensordict: TensorDictBase) -> None:
         missing = [key for key in self.in_keys if tensordict.get(key, None) is None]
         if missing:
             raise KeyError(
                 f"{type(self).__name__} reads {missing}, which are missing; found "
                 f"{sorted(map(str, tensordict.keys(True, True)))}."
             )
+
+    def _standardise(self, tensordict: TensorDictBase) -> _Targets:
+        self._require_keys(tensordict)
+        keys, model = self.tensor_keys, self.world_model
         state, next_state = tensordict.get(keys.state), tensordict.get(next_key(keys.state))
         observation = tensordict.get(keys.observation)
         next_observation = tensordict.get(next_key(keys.observation))

@@ -15,7 +15,7 @@ from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
 from torchrl_logo.data.dataset import OfflineDataset
-from torchrl_logo.evaluation.world_model import evaluate_world_model
+from torchrl_logo.evaluation.world_model import evaluate_world_model, find_windows
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.objectives.world_model import WorldModelLoss, make_world_model_loss
 
@@ -68,6 +68,13 @@ class WorldModelTrainer(Trainer):
         learning_rate (float): Adam's, after a short warm-up; decays to a hundredth along a
             cosine. Defaults to ``2e-3``.
         clip_norm (float): largest norm of the gradient. Defaults to ``10.0``.
+        unroll (int): steps of the windows, above 1, that are trained on after a warm-up of single
+            transitions, as :class:`~torchrl_logo.objectives.WorldModelLoss` says; an update
+            still reads ``batch_size`` transitions, in fewer windows. The weights that are
+            restored are then chosen by the held-out loss along windows. Defaults to ``1``, no
+            windows.
+        unroll_warm_up (float): share of the updates before that, rounded up to whole
+            ``evaluation_interval``. Defaults to ``0.5``.
         train_fraction (float): share of the episodes to train on. Defaults to ``0.9``.
         evaluation_interval (int): updates between evaluations. Defaults to ``250``.
         patience (int, optional): evaluations without improvement after which training stops;
@@ -97,6 +104,8 @@ class WorldModelTrainer(Trainer):
         loss: WorldModelLoss | None = None,
         learning_rate: float = 2e-3,
         clip_norm: float = 10.0,
+        unroll: int = 1,
+        unroll_warm_up: float = 0.5,
         train_fraction: float = 0.9,
         evaluation_interval: int = 250,
         patience: int | None = 10,
@@ -111,11 +120,23 @@ class WorldModelTrainer(Trainer):
             ("batch_size", batch_size),
             ("evaluation_interval", evaluation_interval),
             ("horizon", horizon),
+            ("unroll", unroll),
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
         if patience is not None and patience < 1:
             raise ValueError(f"patience must be at least 1 or None, found {patience}.")
+        if unroll > batch_size:
+            raise ValueError(f"unroll {unroll} is longer than a batch of {batch_size} transitions.")
+        # Training changes to windows between evaluations, never within a block.
+        self._warm_up_updates = evaluation_interval * math.ceil(
+            unroll_warm_up * steps / evaluation_interval
+        )
+        if unroll > 1 and not 0 <= self._warm_up_updates < steps:
+            raise ValueError(
+                f"A warm-up of {self._warm_up_updates} updates, whole intervals of "
+                f"{evaluation_interval}, leaves none of {steps} to unroll."
+            )
         world_model.spec.require_match(dataset.spec, "The dataset")
         train, held_out = dataset.split(train_fraction, seed=seed)
         device = torch.device(device or world_model.observation_mask.device)
@@ -129,6 +150,17 @@ class WorldModelTrainer(Trainer):
         if loss.world_model is not world_model:
             raise ValueError("loss must train the world_model that is given.")
         keys = [*loss.in_keys]
+        if loss.unroll != 1:
+            raise ValueError(
+                f"The trainer decides when to unroll: pass it unroll={loss.unroll}, and a loss "
+                "without."
+            )
+        self.unroll = unroll
+        self._train_starts, self._held_out_starts = (
+            find_windows(part.data.get("episode"), unroll).to(device) for part in (train, held_out)
+        )
+        if not len(self._train_starts) or not len(self._held_out_starts):
+            raise ValueError(f"unroll {unroll} is longer than the dataset's episodes.")
         # Everything an update reads lies in memory, on the device.
         self._train_data = train.data.select(*keys).to(device).clone()
         self._held_out_data = held_out.data.select(*keys).to(device)
@@ -208,6 +240,11 @@ class WorldModelTrainer(Trainer):
 
     def _start_block(self, batch: TensorDictBase) -> TensorDictBase:
         self._position = 0
+        if self.unroll > 1 and self._optim_count >= self._warm_up_updates:
+            self.loss_module.unroll = self.unroll
+            if self._best_update <= self._warm_up_updates:
+                # The losses of windows and of single transitions do not compare.
+                self._best_loss, self._evaluations_since_best = math.inf, 0
         # The last block may be shorter than the others.
         self.optim_steps_per_batch = batch.numel() // self._updates_per_batch
         return batch
@@ -216,7 +253,15 @@ class WorldModelTrainer(Trainer):
         size = self._updates_per_batch
         rows = batch.get("row")[self._position : self._position + size]
         self._position += size
-        return self._train_data[rows]
+        if self.loss_module.unroll == 1:
+            return self._train_data[rows]
+        # Rows are drawn uniformly; scaled down they are uniform draws of windows.
+        chosen = rows[: size // self.unroll] * len(self._train_starts) // len(self._train_data)
+        return self._train_data[self._find_rows(self._train_starts[chosen])]
+
+    def _find_rows(self, starts: torch.Tensor) -> torch.Tensor:
+        """The rows of windows that begin at ``starts``: ``[W, unroll]``."""
+        return starts.unsqueeze(-1) + torch.arange(self.unroll, device=starts.device)
 
     def _log_training(
         self, optim_steps: int, average_losses: TensorDictBase | None
@@ -259,11 +304,16 @@ class WorldModelTrainer(Trainer):
             self._stop_reason = f"held-out loss has not improved for {self.patience} evaluations"
 
     def _measure_held_out_loss(self) -> dict[str, float]:
-        size, rows = 8192, len(self._held_out_data)
+        unrolled = self.loss_module.unroll > 1
+        rows = (
+            self._find_rows(self._held_out_starts)
+            if unrolled
+            else torch.arange(len(self._held_out_data), device=self._held_out_starts.device)
+        )
         sums: dict[str, torch.Tensor] = {}
-        for block in self._held_out_data.split(size):
-            for name, value in self.loss_module(block).items():
-                sums[name] = sums.get(name, 0.0) + value * (len(block) / rows)
+        for block in rows.split(8192 // self.unroll if unrolled else 8192):
+            for name, value in self.loss_module(self._held_out_data[block]).items():
+                sums[name] = sums.get(name, 0.0) + value * (len(block) / len(rows))
         return {f"held_out/{name}": value.item() for name, value in sums.items()}
 
 
