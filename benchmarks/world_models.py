@@ -200,13 +200,14 @@ def report(path: Path) -> None:
     # "best joint": by each figure, the better of its two ways of training.
     rivals = [("logo", "joint"), ("logo, unrolled", "joint, unrolled"), ("logo", "best joint")]
     for ours, rival in rivals:
-        print(f"\n{ours} over {rival}: by dataset, and their geometric mean")
+        print(f"\n{ours} over {rival}: {', '.join(datasets)}, and their geometric mean")
         for name in (f"{test}/{figure}" for test in TESTS for figure in figures):
             ratios = {}
             for dataset in datasets:
                 values = dict(summary["means"][dataset].get(name, {}))
                 joint = [v for m, v in values.items() if m.startswith("joint")]
                 values["best joint"] = float(np.nanmin(joint)) if len(joint) > 1 else np.nan
+                # Without an error of the rival's (a constant feature) there is no ratio.
                 ratio = values.get(ours, np.nan) / (values.get(rival, np.nan) or np.nan)
                 if np.isfinite(ratio) and ratio > 0:
                     ratios[dataset] = ratio
@@ -214,7 +215,7 @@ def report(path: Path) -> None:
                 over_all = float(np.exp(np.mean(np.log(list(ratios.values())))))
                 place = summary["ratios"].setdefault(f"{ours} / {rival}", {})
                 place[name] = {**ratios, "geometric_mean": over_all}
-                parts = "".join(f"{ratio:8.3f}" for ratio in ratios.values())
+                parts = "".join(f"{ratios.get(dataset, np.nan):8.3f}" for dataset in datasets)
                 print(f"  {name:45}{parts}   {over_all:.3f}")
 
     print("\nUncertainty, accumulated along the rollout: rho with the error, error kept at 50%")
