@@ -85,6 +85,16 @@ def test_loss_is_the_likelihood(n_agents: int, margin: float) -> None:
     assert weighted == pytest.approx(((weights * expected).sum() / weights.sum()).item(), rel=1e-5)
 
 
+def test_order_of_agents_does_not_matter() -> None:
+    spec, batch = make_spec(5), make_batch(5)
+    actor = make_gaussian_actor(spec, hidden_sizes=(6,)).double()
+    loss = BCLoss(actor, action_spec=spec.action_spec())
+    order = torch.tensor([3, 0, 4, 1, 2])
+    permuted = batch.clone()
+    permuted["agents"] = permuted["agents"].apply(lambda value: value[:, order])
+    torch.testing.assert_close(loss(permuted).to_dict(), loss(batch).to_dict())
+
+
 def test_without_a_spec_actions_are_scored_as_they_are() -> None:
     torch.manual_seed(0)
     actor = make_gaussian_actor(make_spec(), hidden_sizes=(6,)).double()

@@ -25,6 +25,7 @@ from torchrl_logo.objectives.world_model import WorldModelLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:No target network updater")
 ROWS = 12
+MASK = ("agents", "action_mask")
 #: Bases, which cannot be called.
 ABSTRACT = {WorldModelLoss}
 CASES = find_cases()
@@ -34,6 +35,7 @@ ALL = [
     for name, case in cases.items()
 ]
 POLICIES = [param for param in ALL if param.values[0].is_policy]
+MASKED = [param for param in POLICIES if param.values[0].spec.discrete]
 WITH_TARGETS = [param for param in ALL if param.values[0].targets]
 
 
@@ -343,3 +345,44 @@ def test_devices_are_not_mixed(case: Case) -> None:
         tensors = {key: fake(value) for key, value in batch.items(True, True)}
         out = loss(TensorDict(tensors, [ROWS], device="cuda:0"))
         assert all(value.device.type == "cuda" for value in out.values())
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_negative_weights_are_refused(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    batch["priority_weight"] = torch.ones(ROWS)
+    batch["priority_weight"][3] = 0  # a row may count for nothing
+    assert compute(loss, batch)[loss.out_keys[0]].isfinite()
+    for bad in (-0.1, float("nan")):
+        batch["priority_weight"][3] = bad
+        with pytest.raises(RuntimeError, match=f"^{type(loss).__name__} .*'priority_weight'"):
+            loss(batch)
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_agents_without_available_actions_are_refused(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    without = batch.clone()
+    without[MASK][4, 1] = False
+    message = rf"^{type(loss).__name__} .*\('agents', 'action_mask'\), found an agent without one"
+    with pytest.raises(RuntimeError, match=message):
+        loss(without)
+    # a padded step may have none
+    without["collector", "mask"] = torch.arange(ROWS).unsqueeze(-1) != 4
+    without["agents", "action"][4] = 0
+    loss(without)
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_only_after_a_termination_may_actions_be_missing(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    if ("next", *MASK) not in loss.in_keys:
+        pytest.skip("does not read what is available next")
+    batch[("next", *MASK)][2] = False
+    assert batch["next", "terminated"][2]
+    assert all(value.isfinite().all() for value in compute(loss, batch).values())
+    for row in (0, 1):  # which goes on, and which is truncated
+        without = batch.clone()
+        without[("next", *MASK)][row, 0] = False
+        with pytest.raises(RuntimeError, match=r"\('next', 'agents', 'action_mask'\)"):
+            loss(without)

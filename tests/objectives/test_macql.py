@@ -242,6 +242,32 @@ def test_values_are_the_formulas(
         assert out[key].item() == pytest.approx(value, rel=1e-5), key
 
 
+def test_order_of_agents_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, loss = make_batch(5), make_loss(5, bc_coeff=0.5)
+    # draws that are the same for each agent, and critics that hear no more than agents' sums
+    monkeypatch.setattr(
+        torch.distributions.normal,
+        "_standard_normal",
+        lambda shape, dtype, device: (
+            torch.linspace(-1, 1, shape[0], dtype=dtype)
+            .view(-1, *[1] * (len(shape) - 1))
+            .expand(shape)
+        ),
+    )
+    n = loss.num_samples
+    monkeypatch.setattr(
+        torch, "rand", lambda shape, **_: torch.linspace(0.1, 0.9, n).view(n, 1, 1, 1).expand(shape)
+    )
+    for params in (loss.qvalue_network_params, loss.target_qvalue_network_params):
+        weight = params["module", "network", "0", "weight"].data
+        weight[..., 4:] = weight[..., 4:6].repeat(1, 1, 5)
+    order = torch.tensor([3, 0, 4, 1, 2])
+    permuted = batch.clone()
+    for place in (permuted, permuted["next"]):
+        place["agents"] = place["agents"].apply(lambda value: value[:, order])
+    torch.testing.assert_close(loss(permuted).to_dict(), loss(batch).to_dict())
+
+
 def gradients(loss: MACQLLoss, value: Tensor) -> set[str]:
     loss.zero_grad()
     value.backward(retain_graph=True)

@@ -37,7 +37,7 @@ def sample_available_actions(
     Returns:
         Actions ``[n, *, N]`` int64, and the log-probability ``[*]`` that all draws have,
         :math:`-\sum_i \log |A_i|`. An agent without any available action gets the first one, with
-        log-probability zero: refusing it would take a look at the mask, and wait for the device.
+        log-probability zero.
 
     Examples:
         >>> mask = torch.tensor([[True, False, True], [False, True, False]])

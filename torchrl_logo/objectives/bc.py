@@ -12,7 +12,17 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule
 
 from torchrl_logo.objectives.joint_density import sum_over_agents
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_distribution,
+    require_keys,
+    require_shape,
+)
+from torchrl_logo.objectives.value_checks import (
+    find_mask_key,
+    read_weights,
+    require_available_actions,
+)
 
 __all__ = ["BCLoss"]
 
@@ -46,14 +56,16 @@ class BCLoss(LossModule):
     Writes ``"loss_actor"`` and the detached, unweighted ``"bc_log_prob"``.
 
     With weights the loss is :math:`\sum w l / \sum w` under ``"mean"``, :math:`\sum w l` under
-    ``"sum"`` and :math:`w l` under ``"none"``. They must not be negative, and not all zero;
-    looking at them would wait for the device, so this is not checked. Neither is whether a
-    dataset's categorical action was available: one that was not has an infinite loss.
+    ``"sum"`` and :math:`w l` under ``"none"``. They must not be negative, which is checked,
+    and not all zero. Of categorical actions each agent must have one available; a dataset's
+    action that was not has an infinite loss.
 
     Raises:
         ValueError: for an unknown reduction or a margin out of range. In :meth:`forward`, for
             actions of another shape or kind than ``action_spec``'s.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights, or an agent without available
+            actions (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -111,6 +123,7 @@ class BCLoss(LossModule):
         self.use_prioritized_weights = use_prioritized_weights
         self.convert_to_functional(actor_network, "actor_network", create_target_params=delay_actor)
         self.reduction = "mean" if reduction is None else reduction
+        self.mask_key = find_mask_key(actor_network)
         self.action_shape = None if action_spec is None else action_spec.shape
         device = next(self.parameters()).device
         self.bounded = getattr(getattr(action_spec, "space", None), "low", None) is not None
@@ -146,10 +159,14 @@ class BCLoss(LossModule):
                 )
         if self.bounded:
             action = torch.clamp(action, self.action_low, self.action_high)
-        weights = self._maybe_get_priority_weight(tensordict)
+        if self.mask_key is not None:
+            require_available_actions(self, tensordict, self.mask_key)
+        weights = read_weights(self, tensordict)
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
-            log_prob = self.actor_network.get_dist(inputs).log_prob(action)
+            dist = self.actor_network.get_dist(inputs)
+            key = self.tensor_keys.action
+            log_prob = require_distribution(dist, action.shape, key, "BCLoss").log_prob(action)
         agents = action.shape[tensordict.ndim]
         log_prob = sum_over_agents(log_prob, tensordict.batch_size) / agents  # [B]
         loss = self._reduce_loss(-log_prob, tensordict=tensordict, weights=weights)

@@ -16,7 +16,12 @@ from torchrl.objectives import distance_loss
 
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.macql import MACQLLoss
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_distribution,
+    require_keys,
+)
+from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["CFCQLLoss"]
 
@@ -54,14 +59,21 @@ class CFCQLLoss(MACQLLoss):
     over ``num_samples`` draws, with :math:`b_i` the behaviour network. No gradient passes through
     the weights. Without a behaviour network each is :math:`1 / N`.
 
-    Source: CFCQL (Shao et al. 2023), section 4, with CQL's importance weights (Kumar et al. 2020,
-    appendix F); the actor's loss, with its coefficients :math:`\lambda` (the inverse of how much
-    values vary over the draws of :math:`M_i`), :math:`\eta` and :math:`\beta`, is that of
-    :class:`~torchrl_logo.objectives.MACQLLoss`, and so is what is said there of imagined and of
-    weighted transitions. Unlike the reference code, the sum over draws is a mean, so that the
-    penalty estimates :math:`T \log \int \exp(Q / T)` whatever the number of draws.
+    Source: CFCQL (Shao et al. 2023, arXiv 2309.12696), section 4, with CQL's importance weights
+    (Kumar et al. 2020, appendix F). The form of the agents' weights was compared with the authors'
+    code, not with the wording of the paper, and their code has both signs: for discrete actions it
+    is the softmax of :math:`\tau D_i`, as here, and for continuous ones the softmin, which favours
+    agents that stay near the data (their :math:`D_i` is of a deterministic policy's action, and
+    their behaviour model a joint variational autoencoder). The actor's loss, with its coefficients
+    :math:`\lambda` (the inverse of how much values vary over the draws of :math:`M_i`),
+    :math:`\eta` and :math:`\beta`, is that of :class:`~torchrl_logo.objectives.MACQLLoss`, and so
+    is what is said there of imagined and of weighted transitions. Unlike the reference code, the
+    sum over draws is a mean, so that the penalty estimates :math:`T \log \int \exp(Q / T)` whatever
+    the number of draws.
 
-    The critics value all :math:`3 N` ``num_samples`` joint actions in one call.
+    The critics value all :math:`3 N` ``num_samples`` joint actions in one call. Each is of
+    :math:`N` actions: the cost of the critics' first layer grows with :math:`N^2`, that of the
+    others with :math:`N`.
 
     Args:
         actor_network (ProbabilisticTensorDictSequential): stochastic actor; reads observations,
@@ -89,6 +101,8 @@ class CFCQLLoss(MACQLLoss):
         ValueError: for discrete or unbounded actions, or arguments out of range. In
             :meth:`forward`, for entries or network outputs of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights
+            (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -217,6 +231,8 @@ class CFCQLLoss(MACQLLoss):
         assert net is not None
         with self.behaviour_network_params.to_module(net, preserve_module_state=False):
             behaviour = net.get_dist(tensordict.select(*net.in_keys, strict=True))
+            key = self.tensor_keys.action
+            require_distribution(behaviour, data_action.shape, key, "CFCQLLoss")
             log_prob = self._per_agent(behaviour.log_prob(data_action), batch_size)
             with torch.no_grad():
                 # both densities at the same place, so that those of the squashing cancel
@@ -269,7 +285,7 @@ class CFCQLLoss(MACQLLoss):
         require_keys(tensordict, self.in_keys, "CFCQLLoss")
         tensordict = match_batch_size(tensordict, keys.action, self.action_low.ndim)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         real = find_real_rows(tensordict, keys.imagined, type(self).__name__)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         inside = torch.clamp(action, self.behaviour_low, self.behaviour_high)

@@ -48,10 +48,12 @@ class DiscreteCFCQLLoss(MixedValueLoss):
     :math:`\beta_i` the behaviour network, both over available actions. No gradient passes through
     the weights. Without a behaviour network each is :math:`1 / N`.
 
-    Source: CFCQL (Shao et al. 2023), section 4. QMIX (Rashid et al. 2018), section 4, for
-    :math:`Q_{tot}`; double Q-learning (van Hasselt et al. 2016) for the target. Unlike the
-    reference code, masked actions have no part in a sum, and the divergence has no constants
-    added to probabilities.
+    Source: CFCQL (Shao et al. 2023, arXiv 2309.12696), section 4. QMIX (Rashid et al. 2018),
+    section 4, for :math:`Q_{tot}`; double Q-learning (van Hasselt et al. 2016) for the target. The
+    form of :math:`\lambda_i` and its sign, the direction of the divergence and :math:`\mu_i` were
+    compared with the authors' code for discrete actions, which has the same; they were not compared
+    with the wording of the paper. Unlike that code, masked actions have no part in a sum, and the
+    divergence has no constants added to probabilities.
 
     There are :math:`N A` alternatives. Under a sum as mixer (TorchRL's ``VDNMixer``) their values
     follow from the utilities alone, and under TorchRL's ``QMixer`` each takes a multiple of its
@@ -61,9 +63,9 @@ class DiscreteCFCQLLoss(MixedValueLoss):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``; what is written
-    besides the losses is not weighted. Weights must not be negative, and not all zero; each agent
-    must have an available action, and the data's action must be one. Looking at that would wait
-    for the device, so it is not checked.
+    besides the losses is not weighted. Weights must not be negative, and not all zero. Each agent
+    must have an available action, but for steps after a termination, and the data's action must
+    be one (the last of which is not checked).
 
     Args:
         action_value_network (TensorDictModule): reads observations, writes
@@ -102,6 +104,8 @@ class DiscreteCFCQLLoss(MixedValueLoss):
         ValueError: for arguments out of range. In :meth:`forward`, for entries or network outputs
             of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights, or an agent without available
+            actions (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch

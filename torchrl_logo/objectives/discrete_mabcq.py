@@ -22,6 +22,7 @@ from torchrl.objectives.utils import dispatch_value_estimator
 
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.value_checks import read_weights, require_available_actions
 
 __all__ = ["DiscreteMABCQLoss"]
 
@@ -89,10 +90,9 @@ class DiscreteMABCQLoss(LossModule):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``. Weights must not
-    be negative, and not all zero. That would take a look at their values, which waits for the
-    device, and is not checked. Neither is whether each agent has an available action (where none
-    has, as after an end, the bootstrap takes action 0), and whether the dataset's actions were
-    available: one that was not has an infinite behaviour loss.
+    be negative, which is checked, and not all zero. Each agent must have an available action, but
+    for steps after a termination (whose bootstrap, which does not count, is of action 0). A
+    dataset's action that was not available has an infinite behaviour loss.
 
     Args:
         behaviour_network (TensorDictModule): reads observations and writes
@@ -131,6 +131,8 @@ class DiscreteMABCQLoss(LossModule):
             read utilities. In :meth:`forward`, for entries or network outputs of wrong shapes or
             types, so for continuous actions.
         KeyError: in :meth:`forward`, for missing entries, or outputs that a network does not write.
+        RuntimeError: in :meth:`forward`, for negative weights, or an agent without available
+            actions (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -339,7 +341,7 @@ class DiscreteMABCQLoss(LossModule):
         return self._call("mixer_network", params, inputs, self.tensor_keys.global_value, shape)
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
+        """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size, loss = self.tensor_keys, tensordict.batch_size, "DiscreteMABCQLoss"
         if unravel_key(keys.local_value) not in self.mixer_network.in_keys:
             raise ValueError(
@@ -369,6 +371,9 @@ class DiscreteMABCQLoss(LossModule):
         for name in (keys.reward, keys.done, keys.terminated):
             key = unravel_key(("next", name))
             require_shape(tensordict.get(key), (*batch_size, 1), key, loss)
+        require_available_actions(self, tensordict, keys.action_mask)
+        end = unravel_key(("next", keys.terminated))
+        require_available_actions(self, tensordict, following, terminated=end)
 
     @dispatch(auto_batch_size=False)
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -377,7 +382,7 @@ class DiscreteMABCQLoss(LossModule):
         require_keys(tensordict, self.in_keys, "DiscreteMABCQLoss")
         tensordict = match_batch_size(tensordict, keys.action, 1)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         following = tensordict.get("next")
         action, mask = tensordict.get(keys.action).long(), tensordict.get(keys.action_mask)
         batch_size, shape = tensordict.batch_size, mask.shape

@@ -48,9 +48,9 @@ class DiscreteMACQLLoss(MixedValueLoss):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``; what is written
-    besides the losses is not weighted. Weights must not be negative, and not all zero; each agent
-    must have an available action, and the data's action must be one. Looking at that would wait
-    for the device, so it is not checked.
+    besides the losses is not weighted. Weights must not be negative, and not all zero. Each agent
+    must have an available action, but for steps after a termination, and the data's action must
+    be one (the last of which is not checked).
 
     Args:
         action_value_network (TensorDictModule): reads observations, writes
@@ -83,6 +83,8 @@ class DiscreteMACQLLoss(MixedValueLoss):
         ValueError: for arguments out of range. In :meth:`forward`, for entries or network outputs
             of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights, or an agent without available
+            actions (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch

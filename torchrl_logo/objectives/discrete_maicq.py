@@ -12,6 +12,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.implicit_constraint import ImplicitConstraintLoss
 from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.value_checks import require_available_actions
 
 __all__ = ["DiscreteMAICQLoss"]
 
@@ -34,7 +35,7 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
             - \sum_{\tilde a_i \in \mathcal{A}_i} \pi_i(\tilde a_i | o_i) Q_i(o_i, \tilde a_i)
 
     Unavailable actions have no probability and no part in anything. The data's actions must be
-    available; looking at the mask would wait for the device, so this is not checked.
+    available, which is not checked; that each agent has an available action is.
 
     Args:
         actor_network (TensorDictModuleBase): writes ``("agents", "logits")`` ``[*, N, A]``; of a
@@ -68,6 +69,8 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
         ValueError: for arguments out of range. In :meth:`forward`, for entries or network outputs
             of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights, or an agent without available
+            actions (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -137,6 +140,7 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
             raise ValueError(
                 f"DiscreteMAICQLoss expected {key!r} of dtype bool, found {mask.dtype}."
             )
+        require_available_actions(self, tensordict, key)
 
     def _utilities(self, tensordict: TensorDictBase, params: TensorDictBase) -> torch.Tensor:
         """Values of all actions of each agent, ``[*batch, N, A]``, available or not."""

@@ -14,6 +14,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, dispatch_value_estimator
 
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["ImplicitConstraintLoss", "estimate_importance"]
 
@@ -267,7 +268,7 @@ class ImplicitConstraintLoss(LossModule):
         return found[0], found[1]
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
+        """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size, name = self.tensor_keys, tensordict.batch_size, type(self).__name__
         if unravel_key(keys.local_value) not in self.mixer_network.in_keys:
             raise ValueError(
@@ -342,7 +343,7 @@ class ImplicitConstraintLoss(LossModule):
         require_keys(tensordict, self.in_keys, name)
         tensordict = match_batch_size(tensordict, keys.action, self._action_ndim)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         local, advantage, log_prob = self._evaluate(tensordict)  # [B, N]
         pred_value, mixing = self._mix(local, tensordict, self.mixer_network_params)
         rows = self._weigh_rows(tensordict, weights)  # [B]

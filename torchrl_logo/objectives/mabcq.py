@@ -22,6 +22,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["MABCQLoss"]
 
@@ -86,8 +87,7 @@ class MABCQLoss(LossModule):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``. Weights must not
-    be negative, and not all zero; looking at them would wait for the device, so this is not
-    checked.
+    be negative, which is checked, and not all zero.
 
     Args:
         encoder_network (TensorDictModule): reads observations and the action ``[*, N, d_a]``;
@@ -132,6 +132,8 @@ class MABCQLoss(LossModule):
             not read or write what they must. In :meth:`forward`, for entries or network outputs of
             wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights
+            (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -421,7 +423,7 @@ class MABCQLoss(LossModule):
         return self._decode(tensordict, latent)
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
+        """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size = self.tensor_keys, tensordict.batch_size
         action_key, latent = unravel_key(keys.action), unravel_key(keys.latent)
         for name, verb, found, key in (
@@ -472,7 +474,7 @@ class MABCQLoss(LossModule):
         require_keys(tensordict, self.in_keys, "MABCQLoss")
         tensordict = match_batch_size(tensordict, keys.action, self.half_range.ndim)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         action = tensordict.get(keys.action)  # [B, N, d_a]
 
         loc, scale = self._encode(tensordict)  # [B, N, J]

@@ -18,7 +18,13 @@ from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_e
 
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_distribution,
+    require_keys,
+    require_shape,
+)
+from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["MACQLLoss"]
 
@@ -61,9 +67,9 @@ class MACQLLoss(LossModule):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``: scaling all
-    weights changes nothing under ``"mean"``. Weights must not be negative, and not all zero;
-    looking at them would wait for the device, so this is not checked. What is written besides
-    the losses, and the scale :math:`\lambda`, are not weighted.
+    weights changes nothing under ``"mean"``. Weights must not be negative, which is
+    checked, and not all zero. What is written besides the losses, and the scale :math:`\lambda`,
+    are not weighted.
 
     Args:
         actor_network (ProbabilisticTensorDictSequential): stochastic actor; reads observations,
@@ -112,6 +118,8 @@ class MACQLLoss(LossModule):
         ValueError: for discrete or unbounded actions, or weights out of range. In
             :meth:`forward`, for entries or network outputs of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights
+            (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -194,6 +202,7 @@ class MACQLLoss(LossModule):
         deactivate_vmap: bool = False,
         use_prioritized_weights: str | bool = "auto",
     ) -> None:
+        loss = type(self).__name__
         for name, value, low in (
             ("min_q_weight", min_q_weight, 0.0),
             ("bc_coeff", bc_coeff, 0.0),
@@ -202,30 +211,30 @@ class MACQLLoss(LossModule):
             ("num_samples", num_samples, 1),
         ):
             if value < low:
-                raise ValueError(f"MACQLLoss: {name} must be at least {low}, found {value}.")
+                raise ValueError(f"{loss}: {name} must be at least {low}, found {value}.")
         if temperature <= 0:
-            raise ValueError(f"MACQLLoss: temperature must be positive, found {temperature}.")
+            raise ValueError(f"{loss}: temperature must be positive, found {temperature}.")
         if lagrange_thresh is not None and min_q_weight <= 0:
-            raise ValueError("MACQLLoss: lagrange_thresh needs a positive min_q_weight to start.")
+            raise ValueError(f"{loss}: lagrange_thresh needs a positive min_q_weight to start.")
         if isinstance(action_spec, Categorical) or not isinstance(action_spec, Bounded):
             raise ValueError(
-                "MACQLLoss needs a Bounded action_spec of shape [N, d_a] (continuous actions), "
+                f"{loss} needs a Bounded action_spec of shape [N, d_a] (continuous actions), "
                 f"found {type(action_spec).__name__}."
             )
         if len(action_spec.shape) != 2:
             raise ValueError(
-                "MACQLLoss needs an action_spec of shape [N, d_a], without batch dimensions, found "
+                f"{loss} needs an action_spec of shape [N, d_a], without batch dimensions, found "
                 f"{tuple(action_spec.shape)}."
             )
         if reduction not in (None, "none", "mean", "sum"):
             raise ValueError(
-                f"MACQLLoss: reduction must be 'none', 'mean' or 'sum', found {reduction!r}."
+                f"{loss}: reduction must be 'none', 'mean' or 'sum', found {reduction!r}."
             )
         low, high = action_spec.space.low, action_spec.space.high
         sides = (high - low).flatten().tolist()
         if not all(0 < side < math.inf for side in sides):
             raise ValueError(
-                "MACQLLoss needs finite action bounds, low below high: it draws uniform actions; "
+                f"{loss} needs finite action bounds, low below high: it draws uniform actions; "
                 f"found low={low.tolist()}, high={high.tolist()}."
             )
         super().__init__()
@@ -368,34 +377,36 @@ class MACQLLoss(LossModule):
         value = out.get(key, None)
         if value is None:
             raise KeyError(
-                f"MACQLLoss expected the critic to write {key!r}; it writes "
+                f"{type(self).__name__} expected the critic to write {key!r}; it writes "
                 f"{list(self.qvalue_network.out_keys)}."
             )
         # a value for each agent would broadcast against the team's reward without an error
         shape = (self.num_qvalue_nets, *tensordict.batch_size, 1)
-        return require_shape(value, shape, key, "MACQLLoss").squeeze(-1)
+        return require_shape(value, shape, key, type(self).__name__).squeeze(-1)
 
     def _policy_dist(self, tensordict: TensorDictBase) -> torch.distributions.Distribution:
         inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
-        return self.actor_network.get_dist(inputs)
+        shape = (*tensordict.batch_size, *self.action_low.shape)
+        key, dist = self.tensor_keys.action, self.actor_network.get_dist(inputs)
+        return require_distribution(dist, shape, key, type(self).__name__)
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
-        keys, batch_size = self.tensor_keys, tensordict.batch_size
+        """Refuses what would fail late, or not at all; waits for no values."""
+        keys, batch_size, loss = self.tensor_keys, tensordict.batch_size, type(self).__name__
         if unravel_key(keys.action) not in self.qvalue_network.in_keys:
             raise ValueError(
-                f"MACQLLoss: the critic must read the action {keys.action!r}; it reads "
+                f"{loss}: the critic must read the action {keys.action!r}; it reads "
                 f"{list(self.qvalue_network.in_keys)}."
             )
         action = tensordict.get(keys.action)
-        require_shape(action, (*batch_size, *self.action_low.shape), keys.action, "MACQLLoss")
+        require_shape(action, (*batch_size, *self.action_low.shape), keys.action, loss)
         if not action.is_floating_point():
             raise ValueError(
-                f"MACQLLoss needs continuous actions in {keys.action!r}, found {action.dtype}."
+                f"{loss} needs continuous actions in {keys.action!r}, found {action.dtype}."
             )
         for name in (keys.reward, keys.done, keys.terminated):
             key = ("next", name)
-            require_shape(tensordict.get(key), (*batch_size, 1), key, "MACQLLoss")
+            require_shape(tensordict.get(key), (*batch_size, 1), key, loss)
 
     def _restrict_gap(
         self,
@@ -425,10 +436,10 @@ class MACQLLoss(LossModule):
     def forward(self, tensordict: TensorDictBase) -> TensorDictBase:
         """Computes all losses of a batch of transitions; see the class for keys and formulas."""
         keys = self.tensor_keys
-        require_keys(tensordict, self.in_keys, "MACQLLoss")
+        require_keys(tensordict, self.in_keys, type(self).__name__)
         tensordict = match_batch_size(tensordict, keys.action, self.action_low.ndim)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         real = find_real_rows(tensordict, keys.imagined, type(self).__name__)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         batch_size = tensordict.batch_size

@@ -12,7 +12,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torchrl.data import TensorSpec
 
 from torchrl_logo.objectives.implicit_constraint import ImplicitConstraintLoss
-from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.required_keys import require_distribution, require_shape
 
 __all__ = ["MAICQLoss"]
 
@@ -61,8 +61,7 @@ class MAICQLoss(ImplicitConstraintLoss):
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``, and
     normalisers are weighted means :math:`\sum w e^x / \sum w`: what the mean over the data that
     the weights stand for would give. What is written besides the losses is not weighted. Weights
-    must not be negative, and not all zero; looking at them would wait for the device, so this is
-    not checked.
+    must not be negative, which is checked, and not all zero.
 
     Args:
         actor_network (ProbabilisticTensorDictSequential): stochastic actor whose distribution's
@@ -102,6 +101,8 @@ class MAICQLoss(ImplicitConstraintLoss):
         ValueError: for arguments out of range. In :meth:`forward`, for entries or network outputs
             of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights
+            (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -213,6 +214,7 @@ class MAICQLoss(ImplicitConstraintLoss):
         inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
         with self.actor_network_params.to_module(self.actor_network, preserve_module_state=False):
             dist = self.actor_network.get_dist(inputs)
+        require_distribution(dist, action.shape, self.tensor_keys.action, "MAICQLoss")
         scored = action
         if self.bounded:
             scored = torch.clamp(action, self.action_low, self.action_high)

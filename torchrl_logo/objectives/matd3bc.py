@@ -53,8 +53,7 @@ class MATD3BCLoss(TwinDelayedLoss):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``. Weights must not
-    be negative, and not all zero; looking at them would wait for the device, so this is not
-    checked. :math:`\lambda` is not weighted.
+    be negative, which is checked, and not all zero. :math:`\lambda` is not weighted.
 
     Args:
         actor_network (TensorDictModule): reads observations, writes the action ``[*, N, d_a]``.
@@ -91,6 +90,8 @@ class MATD3BCLoss(TwinDelayedLoss):
         ValueError: for discrete or unbounded actions, or arguments out of range. In
             :meth:`forward`, for entries or network outputs of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights
+            (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch

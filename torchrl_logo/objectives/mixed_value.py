@@ -19,6 +19,7 @@ from torchrl_logo.modules.world_model import next_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.value_checks import read_weights, require_available_actions
 
 __all__ = ["MixedValueLoss"]
 
@@ -293,7 +294,7 @@ class MixedValueLoss(LossModule):
         return torch.vmap(lambda values: self._mix(values, tensordict, params))(chosen)
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
+        """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size, name = self.tensor_keys, tensordict.batch_size, type(self).__name__
         if unravel_key(keys.local_value) not in self.mixer_network.in_keys:
             raise ValueError(
@@ -322,6 +323,9 @@ class MixedValueLoss(LossModule):
         for outcome in (keys.reward, keys.done, keys.terminated):
             key = ("next", outcome)
             require_shape(tensordict.get(key), (*batch_size, 1), key, name)
+        require_available_actions(self, tensordict, keys.action_mask)
+        end: NestedKey = ("next", keys.terminated)
+        require_available_actions(self, tensordict, ("next", *nested), terminated=end)
 
     @torch.no_grad()
     def _target_value(self, tensordict: TensorDictBase, passed: TensorDictBase) -> torch.Tensor:
@@ -366,7 +370,7 @@ class MixedValueLoss(LossModule):
         require_keys(tensordict, self.in_keys, type(self).__name__)
         tensordict = match_batch_size(tensordict, keys.action, 1)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         action = tensordict.get(keys.action)  # [B, N]
         passed = self._run(tensordict, self.action_value_network_params)
         utilities = self._read_utilities(passed, tensordict)  # [B, N, A]

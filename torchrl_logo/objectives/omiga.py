@@ -13,7 +13,17 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_distribution,
+    require_keys,
+    require_shape,
+)
+from torchrl_logo.objectives.value_checks import (
+    find_mask_key,
+    read_weights,
+    require_available_actions,
+)
 
 __all__ = ["OMIGALoss"]
 
@@ -55,9 +65,8 @@ class OMIGALoss(LossModule):
 
     With ``"priority_weight"`` in the batch, each loss is :math:`\sum w l / \sum w` under
     ``"mean"``, :math:`\sum w l` under ``"sum"`` and :math:`w l` under ``"none"``; what is written
-    besides the losses is not weighted. Weights must not be negative, and not all zero, and
-    discrete actions of the data must have been available; looking at them would wait for the
-    device, so this is not checked.
+    besides the losses is not weighted. Weights must not be negative, and not all zero. Of
+    discrete actions each agent must have one available; that the data's were is not checked.
 
     Args:
         actor_network (ProbabilisticTensorDictSequential): stochastic actor, with the mask it reads
@@ -104,6 +113,8 @@ class OMIGALoss(LossModule):
         ValueError: for arguments out of range, or an ``action_spec`` of another kind. In
             :meth:`forward`, for entries or network outputs of wrong shapes or types.
         KeyError: in :meth:`forward`, for missing entries.
+        RuntimeError: in :meth:`forward`, for negative weights, or an agent without available
+            actions (:mod:`~torchrl_logo.objectives.value_checks`).
 
     Examples:
         >>> import torch
@@ -231,6 +242,7 @@ class OMIGALoss(LossModule):
         self.reduction = "mean" if reduction is None else reduction
         self.action_shape = action_spec.shape
         self.has_discrete_actions = is_discrete
+        self.mask_key = find_mask_key(actor_network)
         space: Any = getattr(action_spec, "space", None)
         self.n_actions = space.n if is_discrete else 0
         self.bounded = not is_discrete and getattr(space, "low", None) is not None
@@ -350,12 +362,14 @@ class OMIGALoss(LossModule):
             action = torch.clamp(action, self.action_low, self.action_high)
         inputs = tensordict.select(*net.in_keys, strict=True)
         with self.actor_network_params.to_module(net, preserve_module_state=False):
-            log_prob = net.get_dist(inputs).log_prob(action)
+            dist = net.get_dist(inputs)
+            key = self.tensor_keys.action
+            log_prob = require_distribution(dist, action.shape, key, "OMIGALoss").log_prob(action)
         expected = (*tensordict.batch_size, self.action_shape[0])
         return require_shape(log_prob, expected, "log_prob of the actor", "OMIGALoss")
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
+        """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size = self.tensor_keys, tensordict.batch_size
         if unravel_key(keys.local_value) not in self.mixer_network.in_keys:
             raise ValueError(
@@ -382,6 +396,8 @@ class OMIGALoss(LossModule):
         for outcome in (keys.reward, keys.done, keys.terminated):
             key = unravel_key(("next", outcome))
             require_shape(tensordict.get(key), (*batch_size, 1), key, "OMIGALoss")
+        if self.mask_key is not None:
+            require_available_actions(self, tensordict, self.mask_key)
 
     @torch.no_grad()
     def _target_value(self, tensordict: TensorDictBase) -> torch.Tensor:
@@ -400,7 +416,7 @@ class OMIGALoss(LossModule):
         require_keys(tensordict, self.in_keys, "OMIGALoss")
         tensordict = match_batch_size(tensordict, self.tensor_keys.action, len(self.action_shape))
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         with torch.no_grad():
             delayed = self._value_actions(tensordict, self.target_qvalue_network_params)  # [B, N]
             _, share = self._mix(delayed, tensordict, self.target_mixer_network_params)  # [B, N]

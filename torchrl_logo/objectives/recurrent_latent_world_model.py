@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWorldModel
 from torchrl_logo.modules.world_model import WorldModel, next_key
+from torchrl_logo.objectives.value_checks import read_weights
 from torchrl_logo.objectives.world_model import WorldModelLoss, _Targets
 
 __all__ = ["RecurrentLatentWorldModelLoss", "balanced_kl"]
@@ -170,6 +171,7 @@ class RecurrentLatentWorldModelLoss(WorldModelLoss):
         Raises:
             KeyError: if one of :attr:`in_keys` is missing.
             ValueError: if there is no batch dimension.
+            RuntimeError: for negative weights (:mod:`~torchrl_logo.objectives.value_checks`).
         """
         if not tensordict.ndim:
             raise ValueError(f"{type(self).__name__} expected sequences, found batch size [].")
@@ -179,7 +181,7 @@ class RecurrentLatentWorldModelLoss(WorldModelLoss):
         done = sequences.get(next_key(self.tensor_keys.done)).squeeze(-1)  # [*, T]
         is_init = torch.cat([torch.ones_like(done[..., :1]), done[..., :-1]], -1)
         terms = self.compute_terms(targets, is_init)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         batch_size = tensordict.batch_size if self.reduction == "none" else torch.Size([])
         out = TensorDict(batch_size=batch_size, device=tensordict.device)
         for name, coefficient in self.coefficients.items():

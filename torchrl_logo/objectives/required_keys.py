@@ -1,4 +1,4 @@
-"""What a loss needs in a batch, checked before anything is computed."""
+"""What a loss needs of a batch and of networks, by names, shapes and types alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import torch
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
+from torch.distributions import Distribution
 
-__all__ = ["match_batch_size", "require_keys", "require_shape"]
+__all__ = ["match_batch_size", "require_distribution", "require_keys", "require_shape"]
 
 
 def match_batch_size(
@@ -95,3 +96,38 @@ def require_shape(
             f"{reader} expected {key!r} of shape {expected}, found {tuple(value.shape)}."
         )
     return value
+
+
+def require_distribution(
+    dist: Distribution, shape: Iterable[int], key: NestedKey, reader: str
+) -> Distribution:
+    """Refuses a policy over joint actions of another shape than the batch's.
+
+    Args:
+        dist (Distribution): what an actor makes of the batch's observations.
+        shape (iterable of int): the joint actions' shape, with batch dimensions.
+        key (NestedKey): the actions' name, for the message.
+        reader (str): who needs it, for the message.
+
+    Returns:
+        ``dist`` itself.
+
+    Raises:
+        ValueError: names the key, the expected and the found shape.
+
+    Examples:
+        >>> from torch.distributions import Categorical
+        >>> policy = Categorical(logits=torch.zeros(5, 3, 4))  # three agents with four actions
+        >>> require_distribution(policy, [5, 2], ("agents", "action"), "BCLoss")
+        Traceback (most recent call last):
+        ...
+        ValueError: BCLoss expected an actor's distribution over ('agents', 'action') of shape \
+(5, 2), found one over (5, 3).
+    """
+    expected, found = tuple(shape), (*dist.batch_shape, *dist.event_shape)
+    if found != expected:
+        raise ValueError(
+            f"{reader} expected an actor's distribution over {key!r} of shape {expected}, found "
+            f"one over {found}."
+        )
+    return dist

@@ -18,6 +18,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["TwinDelayedLoss"]
 
@@ -224,7 +225,7 @@ class TwinDelayedLoss(LossModule):
         return torch.clamp(action + noise * self.half_range, self.action_low, self.action_high)
 
     def _check(self, tensordict: TensorDictBase) -> None:
-        """Refuses what would fail late, or not at all; looks at no values."""
+        """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size, name = self.tensor_keys, tensordict.batch_size, type(self).__name__
         if unravel_key(keys.action) not in self.qvalue_network.in_keys:
             raise ValueError(
@@ -288,7 +289,7 @@ class TwinDelayedLoss(LossModule):
         require_keys(tensordict, self.in_keys, type(self).__name__)
         tensordict = match_batch_size(tensordict, keys.action, self.half_range.ndim)
         self._check(tensordict)
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         target_value = self._target_value(tensordict)  # [B] or [B, N]
         pred_value = self._value(tensordict, action, self.qvalue_network_params)  # [nets, B, ...]

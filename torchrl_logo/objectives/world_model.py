@@ -15,6 +15,7 @@ from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.joint_world_model import JointWorldModel
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.world_model import WorldModel, next_key
+from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = [
     "EnsembleWorldModelLoss",
@@ -162,10 +163,11 @@ class WorldModelLoss(LossModule):
             KeyError: if one of :attr:`in_keys` is missing.
             ValueError: if the last dimension of the batch is not ``unroll``, where that is above
                 1.
+            RuntimeError: for negative weights (:mod:`~torchrl_logo.objectives.value_checks`).
         """
         steps = tensordict if self.unroll == 1 else self._roll_out(tensordict)
         terms = self.compute_terms(self._standardise(steps))
-        weights = self._maybe_get_priority_weight(tensordict)
+        weights = read_weights(self, tensordict)
         batch_size = tensordict.batch_size if self.reduction == "none" else torch.Size([])
         out = TensorDict(batch_size=batch_size, device=tensordict.device)
         for name, coefficient in self.coefficients.items():
