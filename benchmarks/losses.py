@@ -2,9 +2,10 @@
 
     python benchmarks/losses.py --losses macql cfcql --agents 3 10 30
 
-An update is a loss, its gradients and a step of Adam, on one thread. The teams' sizes and, in the
-same rounds, behaviour cloning at each size take turns in one process, so that what else the machine
-does falls on all of them; times and ratios are medians over the rounds. Observations, states,
+An update is a loss, its gradients and a step of Adam, on one thread; seconds are of processor time.
+The teams' sizes and, in the same rounds, behaviour cloning at each size take turns in one process,
+so that what else the machine does falls on all of them; times and ratios are medians over the
+rounds. Observations, states,
 networks and batches have the same sizes whatever the team's, so that the exponent of the cost is
 the agents' alone: it is the slope of the logarithm of seconds over that of agents, over all sizes
 and from one size to the next. At a few agents an update is mostly the fixed cost of many small
@@ -191,12 +192,13 @@ def make_update(measured: Measured, n_agents: int, *, compiled: bool) -> Callabl
 
 
 def measure(update: Callable[[], None], seconds: float) -> float:
-    """Seconds an update, over ``seconds`` or one update, whichever is longer."""
-    start, count = time.perf_counter(), 0
-    while count == 0 or time.perf_counter() - start < seconds:
+    """Seconds an update takes, over ``seconds`` or one update, whichever is longer."""
+    # of the process, which are not those that others have the processor for
+    start, count = time.process_time(), 0
+    while count == 0 or time.process_time() - start < seconds:
         update()
         count += 1
-    return (time.perf_counter() - start) / count
+    return (time.process_time() - start) / count
 
 
 def run(name: str, cells: Iterable[Cell], rounds: int, seconds: float) -> list[dict[str, Any]]:
@@ -316,7 +318,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
         axis.legend(fontsize=8)
     sizes = sorted({row["agents"] for row in rows})
     axes[0].set_xticks(sizes, [str(size) for size in sizes])
-    axes[0].set_ylabel("updates a second (solid: eager, dotted: compiled)")
+    axes[0].set_ylabel("updates a second of one core (solid: eager, dotted: compiled)")
     figure.tight_layout()
     figure.savefig(PLOT, dpi=120)
 
