@@ -230,7 +230,7 @@ class WorldModelLoss(LossModule):
             next_observation=model.observation_normalizer.normalize(next_observation) * present,
             state_delta=model.state_delta_normalizer.normalize(next_state - state),
             observation_delta=model.observation_delta_normalizer.normalize(
-                next_observation - observation
+                next_observation - tensordict.get("recorded_observation", observation)
             )
             * present,
             reward=model.normalize_reward(tensordict.get(next_key(keys.reward)), terminated),
@@ -311,23 +311,33 @@ class LOGOWorldModelLoss(WorldModelLoss):
     }
     world_model: LOGOWorldModel
 
+    def _roll_out(self, windows: TensorDictBase) -> TensorDictBase:
+        rolled = super()._roll_out(windows)
+        if self.world_model.carry == "decoded":
+            # The local model's changes are not carried: they need not make up for the decoder.
+            rolled.set("recorded_observation", windows.get(self.tensor_keys.observation))
+        return rolled
+
     def compute_terms(self, targets: _Targets) -> dict[str, torch.Tensor]:
         """Each term, one number a transition ``[*]``, without its coefficient."""
         model = self.world_model
         agents = model.describe_agents(targets.observation, targets.action)
-        local = model.local_delta(targets.state, agents)
+        # Along windows only the deduced states' errors reach earlier predictions: those of side
+        # predictions, in units of one step's change, would bend the states to their liking.
+        state = targets.state.detach()
+        local = model.local_delta(state, agents.detach())
         # One pass over the predicted and the true local changes.
         deduction = model.deduce(
             targets.state,
             agents,
             targets.action,
-            torch.stack([local.detach(), targets.observation_delta]),
+            torch.stack([local, targets.observation_delta]).detach(),
         )
         decoded = model.decode(targets.next_state)
-        direct = model.direct_delta(targets.state, targets.action)
+        direct = model.direct_delta(state, targets.action)
         squares = (deduction.state_delta - targets.state_delta).square().mean(-1)  # [2, *]
         terms = {
-            "local": self._observation_term(local - targets.observation_delta),
+            "local": self._observation_term(local - targets.observation_delta.detach()),
             "regularizer": squares[0],
             "state": squares[1],
             "reward": self._reward_term(deduction.reward[0], targets),
@@ -335,7 +345,7 @@ class LOGOWorldModelLoss(WorldModelLoss):
                 deduction.termination_logit[0], targets.terminated, reduction="none"
             ).squeeze(-1),
             "reconstruction": self._observation_term(decoded - targets.next_observation),
-            "direct": (direct - targets.state_delta).square().mean(-1),
+            "direct": (direct - targets.state_delta.detach()).square().mean(-1),
         }
         if deduction.action_mask_logit is not None and targets.action_mask is not None:
             terms["action_mask"] = self._mask_term(
