@@ -13,7 +13,9 @@ __all__ = ["make_greedy_policy"]
 class _BestAvailable(nn.Module):
     def forward(self, value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """The best available actions ``[*, N]`` by values ``[*, N, A]``."""
-        return value.masked_fill(~mask, torch.finfo(value.dtype).min).argmax(-1)
+        # Available values stay above unavailable ones, wherever training has driven them.
+        value = value.clamp_min(torch.finfo(value.dtype).min)
+        return value.masked_fill(~mask, -float("inf")).argmax(-1)
 
 
 def make_greedy_policy(
