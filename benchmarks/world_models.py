@@ -233,8 +233,17 @@ def report(path: Path) -> None:
             summary["uncertainty"][f"{dataset}/{test}"] = found
             parts = "   ".join(f"{m} {rho:.3f} {kept:.3f}" for m, (rho, kept) in found.items())
             print(f"  {dataset:30} {test:14} {parts}")
-    text = json.dumps(summary, indent=2) + "\n"
+    text = json.dumps(replace_missing(summary), indent=2, allow_nan=False) + "\n"
     path.with_name(f"{path.stem}_summary.json").write_text(text)
+
+
+def replace_missing(entry: Any) -> Any:
+    """The summary with ``null``, which JSON has, for NaN and infinities, which it has not."""
+    if isinstance(entry, dict):
+        return {key: replace_missing(value) for key, value in entry.items()}
+    if isinstance(entry, list):
+        return [replace_missing(value) for value in entry]
+    return None if isinstance(entry, float) and not np.isfinite(entry) else entry
 
 
 def main() -> None:
