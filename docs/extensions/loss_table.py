@@ -29,23 +29,35 @@ def find_policy_losses() -> list[type[LossModule]]:
 
 
 def describe(loss: type[LossModule]) -> tuple[str, ...]:
-    """One row: name, action kinds, masks, and keys that can be renamed."""
+    """One row: name, what it can do, and keys that can be renamed."""
     names = [field.name for field in dataclasses.fields(loss._AcceptedKeys)]
     # a loss that takes no mask of its own reads it through its actor
     masks = "own key" if "action_mask" in names else ("by its actor" if loss.discrete else "")
     renamed = ", ".join(f"``{name}``" for name in names)
     kinds = ("yes" if loss.continuous else "", "yes" if loss.discrete else "")
-    return f":class:`~torchrl_logo.objectives.{loss.__name__}`", *kinds, masks, renamed
+    memory = "yes" if loss.recurrent else ""
+    # the contract tests compile every loss, without graph breaks
+    compiled = "full graph"
+    name = f":class:`~torchrl_logo.objectives.{loss.__name__}`"
+    return name, *kinds, masks, memory, compiled, renamed
 
 
 class LossTable(SphinxDirective):
     """Renders the table as a ``list-table``."""
 
-    head: ClassVar = ("loss", "continuous", "discrete", "action masks", "keys")
+    head: ClassVar = (
+        "loss",
+        "continuous",
+        "discrete",
+        "action masks",
+        "networks with memory",
+        "compiled",
+        "keys",
+    )
 
     def run(self) -> list[nodes.Node]:
         """Builds the table's nodes."""
-        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 20 10 10 15 45", ""]
+        lines = [".. list-table::", "   :header-rows: 1", "   :widths: 18 8 8 12 10 9 35", ""]
         for row in (self.head, *map(describe, find_policy_losses())):
             lines += [f"   {'* ' if i == 0 else '  '}- {cell}" for i, cell in enumerate(row)]
         container = nodes.container()

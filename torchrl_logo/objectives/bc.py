@@ -97,6 +97,7 @@ class BCLoss(LossModule):
     default_keys = _AcceptedKeys
     discrete = True
     continuous = True
+    recurrent = True
     out_keys = ["loss_actor", "bc_log_prob"]
 
     actor_network: ProbabilisticTensorDictSequential

@@ -16,6 +16,7 @@ from torchrl.objectives import distance_loss
 
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.macql import MACQLLoss
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
     match_batch_size,
     require_distribution,
@@ -147,6 +148,7 @@ class CFCQLLoss(MACQLLoss):
                 "CFCQLLoss: divergence_temperature must not be negative, found "
                 f"{divergence_temperature}."
             )
+        refuse_memory(type(self).__name__, behaviour_network)
         super().__init__(actor_network, qvalue_network, action_spec=action_spec, **kwargs)
         if behaviour_network is None:
             self.behaviour_network = None

@@ -21,6 +21,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights, require_available_actions
 
@@ -192,6 +193,7 @@ class DiscreteMABCQLoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     discrete = True
     continuous = False
+    recurrent = False
     out_keys = [
         "loss_qvalue",
         "loss_behaviour",
@@ -230,6 +232,7 @@ class DiscreteMABCQLoss(LossModule):
                 f"DiscreteMABCQLoss: reduction must be 'none', 'mean' or 'sum', found "
                 f"{reduction!r}."
             )
+        refuse_memory(type(self).__name__, behaviour_network, action_value_network)
         super().__init__()
         if isinstance(behaviour_network, ProbabilisticTensorDictSequential):
             behaviour_network = behaviour_network.det_part

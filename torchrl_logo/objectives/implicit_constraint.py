@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, dispatch_value_estimator
 
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights
 
@@ -102,6 +103,7 @@ class ImplicitConstraintLoss(LossModule):
     tensor_keys: _AcceptedKeys
     default_keys = _AcceptedKeys
     default_value_estimator = ValueEstimators.TD0
+    recurrent = False
 
     actor_network: TensorDictModuleBase
     critic_network: TensorDictModule
@@ -137,6 +139,7 @@ class ImplicitConstraintLoss(LossModule):
             raise ValueError(
                 f"{name}: reduction must be 'none', 'mean' or 'sum', found {reduction!r}."
             )
+        refuse_memory(type(self).__name__, actor_network, critic_network)
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
         self.convert_to_functional(actor_network, "actor_network", create_target_params=False)

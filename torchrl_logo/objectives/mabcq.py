@@ -21,6 +21,7 @@ from torchrl.data import Bounded, TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights
 
@@ -193,6 +194,7 @@ class MABCQLoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     discrete = False
     continuous = True
+    recurrent = False
     out_keys = [
         "loss_qvalue",
         "loss_vae",
@@ -260,6 +262,13 @@ class MABCQLoss(LossModule):
                 "MABCQLoss needs finite action bounds, low below high; found "
                 f"low={low.tolist()}, high={high.tolist()}."
             )
+        refuse_memory(
+            type(self).__name__,
+            encoder_network,
+            decoder_network,
+            perturbation_network,
+            qvalue_network,
+        )
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
         self.deactivate_vmap = deactivate_vmap

@@ -18,6 +18,7 @@ from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_e
 
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
     match_batch_size,
     require_distribution,
@@ -172,6 +173,7 @@ class MACQLLoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     discrete = False
     continuous = True
+    recurrent = False
 
     actor_network: ProbabilisticTensorDictSequential
     qvalue_network: TensorDictModule
@@ -237,6 +239,7 @@ class MACQLLoss(LossModule):
                 f"{loss} needs finite action bounds, low below high: it draws uniform actions; "
                 f"found low={low.tolist()}, high={high.tolist()}."
             )
+        refuse_memory(type(self).__name__, actor_network, qvalue_network)
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
         self._in_keys = None

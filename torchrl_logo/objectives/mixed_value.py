@@ -89,6 +89,7 @@ class MixedValueLoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     discrete = True
     continuous = False
+    recurrent = True
 
     action_value_network: TensorDictModule
     mixer_network: TensorDictModule

@@ -13,6 +13,7 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
     match_batch_size,
     require_distribution,
@@ -172,6 +173,7 @@ class OMIGALoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     discrete = True
     continuous = True
+    recurrent = False
     out_keys = [
         "loss_value",
         "loss_qvalue",
@@ -230,6 +232,7 @@ class OMIGALoss(LossModule):
                 f"{type(action_spec).__name__} of shape {tuple(action_spec.shape)} and "
                 f"{action_spec.dtype}."
             )
+        refuse_memory(type(self).__name__, actor_network, qvalue_network, value_network)
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
         self.convert_to_functional(actor_network, "actor_network", create_target_params=False)

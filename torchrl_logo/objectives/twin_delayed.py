@@ -17,6 +17,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
+from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights
 
@@ -66,6 +67,7 @@ class TwinDelayedLoss(LossModule):
     default_value_estimator = ValueEstimators.TD0
     discrete = False
     continuous = True
+    recurrent = False
 
     actor_network: TensorDictModuleBase
     qvalue_network: TensorDictModule
@@ -109,6 +111,7 @@ class TwinDelayedLoss(LossModule):
                 f"{name} needs finite action bounds, low below high; found low={low.tolist()}, "
                 f"high={high.tolist()}."
             )
+        refuse_memory(type(self).__name__, actor_network, qvalue_network)
         super().__init__()
         self.use_prioritized_weights = use_prioritized_weights
         self.deactivate_vmap = deactivate_vmap
