@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from tensordict import TensorDict, TensorDictParams
+from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictSequential
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
@@ -289,12 +290,9 @@ def test_parameters_can_be_reset(case: Case) -> None:
     assert all(value.isfinite().all() for value in compute(loss, make_batch(case.spec)).values())
 
 
-@pytest.mark.parametrize("case", ALL)
-def test_order_of_rows_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    loss, batch = make(case), make_batch(case.spec)
-    batch["priority_weight"] = torch.linspace(0.1, 2, ROWS)
+def fix_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes draws the same in each row and for each agent."""
 
-    # draws that are the same in each row
     def same_normal(shape: Any, dtype: torch.dtype, device: Any) -> torch.Tensor:
         noise = torch.linspace(-1, 1, shape[-1], dtype=dtype, device=device)
         return noise.expand(shape)
@@ -304,6 +302,13 @@ def test_order_of_rows_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torch.distributions.normal, "_standard_normal", same_normal)
     monkeypatch.setattr(torch, "rand", same_uniform)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_order_of_rows_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    batch["priority_weight"] = torch.linspace(0.1, 2, ROWS)
+    fix_draws(monkeypatch)
     order = torch.arange(ROWS).flip(0).roll(5)
     assert_same(compute(loss, batch[order]), compute(loss, batch))
 
@@ -348,7 +353,7 @@ def test_devices_are_not_mixed(case: Case) -> None:
         assert all(value.device.type == "cuda" for value in out.values())
 
 
-@pytest.mark.parametrize("case", POLICIES)
+@pytest.mark.parametrize("case", ALL)
 def test_negative_weights_are_refused(case: Case) -> None:
     loss, batch = make(case), make_batch(case.spec)
     batch["priority_weight"] = torch.ones(ROWS)
@@ -387,3 +392,170 @@ def test_only_after_a_termination_may_actions_be_missing(case: Case) -> None:
         without[NEXT_MASK][row, 0] = False
         with pytest.raises(RuntimeError, match=r"\('next', 'agents', 'action_mask'\)"):
             loss(without)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+@pytest.mark.parametrize("case", POLICIES)
+def test_losses_are_proportional_to_weights(case: Case, reduction: str) -> None:
+    # under the mean scaling all of them changes nothing, see test_reductions
+    batch = make_batch(case.spec)
+    batch["priority_weight"] = torch.linspace(0, 2, ROWS)
+    once = compute(make(case, reduction=reduction), batch)
+    batch["priority_weight"] *= 7
+    found = compute(make(case, reduction=reduction), batch)
+    for key, value in once.items():
+        expected = 7 * value if key.startswith("loss_") else value
+        torch.testing.assert_close(found[key], expected, rtol=1e-4, atol=1e-5)
+
+
+def losses_and_gradient(loss: LossModule, batch: TensorDict) -> tuple[TensorDict, torch.Tensor]:
+    """What the loss writes, and the gradient of the sum of its losses as one vector."""
+    loss.zero_grad()
+    out = compute(loss, batch)
+    sum(value for key, value in out.items() if key.startswith("loss_")).backward()
+    gradients = [parameter.grad.flatten().float() for parameter in loss.parameters()]
+    return out.detach(), torch.cat(gradients)
+
+
+def leave_one_action(batch: TensorDict) -> None:
+    """Makes the data's actions the only available ones."""
+    for place in (batch["agents"], batch["next", "agents"]):
+        action = place["action"].unsqueeze(-1)
+        place["action_mask"] = torch.zeros_like(place["action_mask"]).scatter(-1, action, True)
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_half_precision_does_not_overflow(case: Case) -> None:
+    batches = [make_batch(case.spec)]
+    if case.spec.discrete:
+        batches.append(batches[0].clone())
+        leave_one_action(batches[1])
+    for batch in batches:
+        expected, full_gradient = losses_and_gradient(make(case), batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, gradient = losses_and_gradient(make(case), batch)
+        # bfloat16 has 8 significant bits, of which sums over draws and layers lose some
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key].float(), value, rtol=0.05, atol=0.05)
+        assert gradient.isfinite().all()
+    # the last batch leaves no choice that rounding could make another one
+    assert (gradient - full_gradient).norm() <= 0.1 * full_gradient.norm()
+
+
+@pytest.mark.parametrize("case", MASKED)
+def test_unavailable_actions_count_for_nothing(case: Case) -> None:
+    loss, batch, last = make(case), make_batch(case.spec), case.spec.action_size - 1
+    for place in (batch["agents"], batch["next", "agents"]):
+        place["action"].clamp_(max=last - 1)
+        place["action_mask"].scatter_(-1, place["action"].unsqueeze(-1), True)
+        place["action_mask"][..., last] = False
+    expected, gradient = losses_and_gradient(loss, batch)
+    # networks that write something for each action end in a bias of that size
+    tensors = dict([*loss.named_parameters(), *loss.named_buffers()])
+    ends = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.endswith("bias") and tensor.shape[-1] == case.spec.action_size
+    }
+    assert any(tensor.requires_grad for tensor in ends.values())
+    for value in (-1e3, 1e3):
+        for name, tensor in ends.items():
+            if tensor.requires_grad:
+                assert (tensor.grad[..., last] == 0).all(), name
+            tensor.data[..., last] = value
+        found, again = losses_and_gradient(loss, batch)
+        assert_same(found, expected)
+        torch.testing.assert_close(again, gradient)
+    # as it would if it were available
+    batch["agents", "action_mask"][..., last] = True
+    batch[NEXT_MASK][..., last] = True
+    found = losses_and_gradient(loss, batch)[0]
+    assert any((found[key] != value).any() for key, value in expected.items())
+
+
+def forget_order(loss: LossModule, n_agents: int, state_size: int) -> None:
+    """Makes centralised critics and mixers, which tell agents apart by their places, not do so."""
+    for name, tensor in [*loss.named_parameters(), *loss.named_buffers()]:
+        network, value = name.removeprefix("target_").split("_network")[0], tensor.data
+        if network == "qvalue" and value.shape[-1] == state_size + 2 * n_agents:
+            actions = value[..., state_size:].unflatten(-1, (n_agents, 2))
+            actions.copy_(actions.mean(-2, keepdim=True).expand_as(actions))
+        elif ".hyper_w_1." in name:
+            agents = value.unflatten(0, (n_agents, -1))
+            agents.copy_(agents.mean(0, keepdim=True).expand_as(agents))
+        elif network == "mixer" and value.shape[0] == n_agents + 1:
+            value[:n_agents] = value[:n_agents].mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_order_of_agents_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    forget_order(loss, case.spec.n_agents, case.spec.state_size)
+    fix_draws(monkeypatch)
+    expected, gradient = losses_and_gradient(loss, batch)
+    for place in (batch, batch["next"]):
+        place["agents"] = place["agents"].apply(lambda value: value.flip(1))
+    found, again = losses_and_gradient(loss, batch)
+    assert_same(found, expected)
+    shared = torch.cat(
+        [
+            torch.full((parameter.numel(),), name.startswith(("qvalue", "mixer")))
+            for name, parameter in loss.named_parameters()
+        ]
+    ).logical_not()
+    torch.testing.assert_close(again[shared], gradient[shared], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_actions_of_the_other_kind_are_refused(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    agents = (ROWS, case.spec.n_agents)
+    wrong = (
+        [torch.rand(agents), torch.rand(*agents, 2)]
+        if case.spec.discrete
+        else [torch.randint(2, agents), torch.randint(2, (*agents, 2))]
+    )
+    for action in wrong:
+        other = batch.clone()
+        other["agents", "action"] = action
+        with pytest.raises(ValueError, match=r"'action'\).*found"):
+            loss(other)
+
+
+NETWORKS = [
+    pytest.param(*param.values, child.removesuffix("_params"), id=f"{param.id}-{child}")
+    for param in POLICIES
+    for child, _ in make(param.values[0]).named_children()
+    if child.endswith("_network_params") and not child.startswith("target_")
+]
+
+
+@pytest.mark.parametrize("fault", ["missing", "wider", "agents"])
+@pytest.mark.parametrize(("case", "name"), NETWORKS)
+def test_networks_that_write_something_else_are_refused(
+    case: Case, name: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    network = getattr(loss, name)
+    if isinstance(network, ProbabilisticTensorDictSequential) and fault != "agents":
+        pytest.skip("what a distribution is made of is the actor's own")
+    while isinstance(network, TensorDictSequential):
+        network = network[0]
+    forward = network.forward
+
+    def write_something_else(*args: Any, **kwargs: Any) -> TensorDict:
+        out = forward(*args, **kwargs)
+        for key in network.out_keys:
+            value = out.pop(key)
+            if fault == "wider":
+                out[key] = torch.cat([value, value], -1)
+            elif fault == "agents" and isinstance(key, tuple):
+                out[key] = torch.cat([value, value[..., :1, :]], -2)  # one agent too many
+            elif fault == "agents":
+                out[key] = value.unsqueeze(-2).expand(*value.shape[:-1], 2, 1)  # not the team's
+        return out
+
+    monkeypatch.setattr(network, "forward", write_something_else)
+    error, message = (KeyError, "to write") if fault == "missing" else (ValueError, "found")
+    with pytest.raises(error, match=f"expected .*{message}"):
+        loss(batch)

@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, dispatch_value_estimator
 
+from torchrl_logo.objectives.linear_mixing import mix_linearly
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights
@@ -247,29 +248,6 @@ class ImplicitConstraintLoss(LossModule):
             )
         return value
 
-    def _mix(
-        self, local: torch.Tensor, tensordict: TensorDictBase, params: TensorDictBase
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The team's values ``[*batch]`` of ``[*batch, N]``, and the weights ``[*batch, N]``."""
-        keys, net, name = self.tensor_keys, self.mixer_network, type(self).__name__
-        inner = unravel_key(keys.local_value)
-        context = [key for key in net.in_keys if key != inner]
-        # TorchRL's mixers view what they are given, which needs to be in one piece
-        inputs = tensordict.select(*context, strict=True).contiguous()
-        inputs.set(keys.local_value, local.unsqueeze(-1).contiguous())
-        with params.to_module(net, preserve_module_state=False):
-            mixed = net(inputs)
-        found = []
-        for key, shape in ((keys.global_value, (1,)), (keys.mixing_weight, (local.shape[-1], 1))):
-            value = mixed.get(key, None)
-            if value is None:
-                raise KeyError(
-                    f"{name} expected the mixer to write {key!r}; it writes {list(net.out_keys)}."
-                )
-            expected = (*tensordict.batch_size, *shape)
-            found.append(require_shape(value, expected, key, name).squeeze(-1))
-        return found[0], found[1]
-
     def _check(self, tensordict: TensorDictBase) -> None:
         """Refuses what would fail late, or not at all; waits for no values."""
         keys, batch_size, name = self.tensor_keys, tensordict.batch_size, type(self).__name__
@@ -321,7 +299,9 @@ class ImplicitConstraintLoss(LossModule):
         """The target ``[*batch]``; the reward alone where nothing can be bootstrapped."""
         keys, following = self.tensor_keys, tensordict.get("next")
         local = self._value_actions(following, self.target_critic_network_params)
-        next_value, _ = self._mix(local, following, self.target_mixer_network_params)  # [B]
+        next_value, _ = mix_linearly(
+            self, local, following, self.target_mixer_network_params
+        )  # [B]
         known = following.get(keys.action_recorded) & ~following.get(keys.terminated)
         known = known.squeeze(-1)
         importance = estimate_importance(next_value / self.critic_temperature, rows * known)
@@ -348,7 +328,7 @@ class ImplicitConstraintLoss(LossModule):
         self._check(tensordict)
         weights = read_weights(self, tensordict)
         local, advantage, log_prob = self._evaluate(tensordict)  # [B, N]
-        pred_value, mixing = self._mix(local, tensordict, self.mixer_network_params)
+        pred_value, mixing = mix_linearly(self, local, tensordict, self.mixer_network_params)
         rows = self._weigh_rows(tensordict, weights)  # [B]
         target_value = self._target_value(tensordict, rows)  # [B]
         scaled = mixing.detach() * advantage / self.actor_temperature

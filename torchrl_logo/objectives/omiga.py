@@ -13,6 +13,7 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
+from torchrl_logo.objectives.linear_mixing import mix_linearly
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
     match_batch_size,
@@ -336,28 +337,6 @@ class OMIGALoss(LossModule):
         key = self.tensor_keys.state_value
         return self._run("value_network", tensordict, params, key).squeeze(-1)
 
-    def _mix(
-        self, local: torch.Tensor, tensordict: TensorDictBase, params: TensorDictBase
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The team's values ``[*batch]`` of ``[*batch, N]``, and the weights ``[*batch, N]``."""
-        keys, net = self.tensor_keys, self.mixer_network
-        inputs = tensordict.select(*self._context_keys, strict=True)
-        inputs.set(keys.local_value, local.unsqueeze(-1))
-        with params.to_module(net, preserve_module_state=False):
-            mixed = net(inputs)
-        found = []
-        for key, shape in ((keys.global_value, (1,)), (keys.mixing_weight, (local.shape[-1], 1))):
-            value = mixed.get(key, None)
-            if value is None:
-                raise KeyError(
-                    f"OMIGALoss expected mixer_network to write {key!r}; it writes "
-                    f"{list(net.out_keys)}."
-                )
-            # a value for each agent would broadcast against the team's reward without an error
-            expected = (*tensordict.batch_size, *shape)
-            found.append(require_shape(value, expected, key, "OMIGALoss").squeeze(-1))
-        return found[0], found[1]
-
     def _log_prob(self, tensordict: TensorDictBase) -> torch.Tensor:
         """Log-probabilities of the data's actions under each agent's policy, ``[*batch, N]``."""
         net, action = self.actor_network, tensordict.get(self.tensor_keys.action)
@@ -407,7 +386,7 @@ class OMIGALoss(LossModule):
         """The target of the team's value of actions, ``[*batch]``."""
         keys, following = self.tensor_keys, tensordict.get("next")
         local = self._value_states(following, self.target_value_network_params)
-        next_value, _ = self._mix(local, following, self.target_mixer_network_params)
+        next_value, _ = mix_linearly(self, local, following, self.target_mixer_network_params)
         outcome = following.select(keys.reward, keys.done, keys.terminated)
         outcome.set(keys.global_value, next_value.unsqueeze(-1))
         targets = TensorDict({"next": outcome}, batch_size=tensordict.batch_size)
@@ -422,14 +401,16 @@ class OMIGALoss(LossModule):
         weights = read_weights(self, tensordict)
         with torch.no_grad():
             delayed = self._value_actions(tensordict, self.target_qvalue_network_params)  # [B, N]
-            _, share = self._mix(delayed, tensordict, self.target_mixer_network_params)  # [B, N]
+            _, share = mix_linearly(
+                self, delayed, tensordict, self.target_mixer_network_params
+            )  # [B, N]
         value = self._value_states(tensordict, self.value_network_params)  # [B, N]
         clip = self.exponent_clip
         exponent = share * (delayed - value) / self.alpha
         exponential = exponent.clamp_max(clip).exp() * (1 + (exponent - clip).relu())
         ratio = exponent.detach().clamp(-clip, clip).exp()
         local = self._value_actions(tensordict, self.qvalue_network_params)  # [B, N]
-        pred_value, _ = self._mix(local, tensordict, self.mixer_network_params)  # [B]
+        pred_value, _ = mix_linearly(self, local, tensordict, self.mixer_network_params)  # [B]
         target_value = self._target_value(tensordict)  # [B]
         losses = {
             "loss_value": (exponential + share * value / self.alpha).mean(-1),
