@@ -488,8 +488,16 @@ def test_bad_networks_are_refused() -> None:
 
     cases = (
         (mixer("x", "state_action_value", WEIGHT), ValueError, "mixer must read the agents"),
-        (mixer(VALUE, "y", WEIGHT), KeyError, "mixer_network to write 'state_action_value'; it writes"),
-        (mixer(VALUE, "state_action_value", "w"), KeyError, "mixer to write .*mixing_weight"),
+        (
+            mixer(VALUE, "y", WEIGHT),
+            KeyError,
+            "mixer_network to write 'state_action_value'; it writes",
+        ),
+        (
+            mixer(VALUE, "state_action_value", "w"),
+            KeyError,
+            "mixer_network to write .*mixing_weight",
+        ),
         (
             mixer(VALUE, "z", "state_action_value"),
             ValueError,
