@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from tensordict import TensorDict, TensorDictParams
+from tensordict import TensorDict, TensorDictBase, TensorDictParams
 from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictSequential
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributions import Independent, Normal
 from torchrl.objectives import HardUpdate, LossModule, SoftUpdate
 
 from tests.objectives.loss_cases import Case, find_cases
@@ -559,3 +560,73 @@ def test_networks_that_write_something_else_are_refused(
     error, message = (KeyError, "to write") if fault == "missing" else (ValueError, "found")
     with pytest.raises(error, match=f"expected .*{message}"):
         loss(batch)
+
+
+@pytest.mark.parametrize("case", ALL)
+def test_the_batch_is_left_as_it_was(case: Case) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    given = batch.clone()
+    compute(loss, given)
+    assert set(given.keys(True, True)) == set(batch.keys(True, True))
+    assert (given == batch).all()
+
+
+@pytest.mark.parametrize("case", POLICIES)
+def test_resetting_reaches_targets(case: Case) -> None:
+    loss = make(case)
+    learnt = [
+        (name, *(key if isinstance(key, tuple) else (key,)))
+        for name, params in loss.named_children()
+        if name.endswith("_network_params") and not name.startswith("target_")
+        for key, value in params.items(True, True)
+        if isinstance(value, nn.Parameter)
+    ]
+    assert learnt
+    for name, *key in learnt:
+        for held in (name, f"target_{name}"):
+            if (params := getattr(loss, held, None)) is not None:
+                params.data[tuple(key)].add_(1000.0)
+    loss.reset_parameters_recursive()
+    for name, *key in learnt:
+        for held in (name, f"target_{name}"):
+            if (params := getattr(loss, held, None)) is not None:
+                assert (params.data[tuple(key)].abs() < 100).all(), (held, key)
+
+
+ACTORS = [
+    pytest.param(*param.values, name, id=f"{param.id}-{name}")
+    for param in POLICIES
+    for name, network in make(*param.values).__dict__.items()
+    if isinstance(network, ProbabilisticTensorDictSequential)
+]
+
+
+@pytest.mark.parametrize(("case", "name"), ACTORS)
+def test_actors_of_another_task_are_refused(case: Case, name: str) -> None:
+    loss, batch = make(case), make_batch(case.spec)
+    actor, key = getattr(loss, name), ("agents", "action")
+    if case.spec.discrete:
+        # its masked distribution may be the one that says it
+        logits = ("agents", "logits")
+        actor[0].register_forward_hook(
+            lambda _, args, out: out.set(logits, torch.cat([out[logits], out[logits]], -1))
+        )
+        with pytest.raises(ValueError, match="expected") as error:
+            loss(batch)
+        assert "(12, 2, 5)" in str(error.value) and "(12, 2, 10)" in str(error.value)
+        return
+
+    def widen(_: Any, args: Any, out: TensorDictBase) -> TensorDictBase:
+        return out.set(key, torch.cat([out[key], out[key]], -1))
+
+    def make_wide(tensordict: TensorDictBase) -> Independent:
+        mean = torch.zeros(*tensordict.batch_size, case.spec.n_agents, 2 * case.spec.action_size)
+        return Independent(Normal(mean, torch.ones_like(mean)), 1)
+
+    # some losses ask for the action, some for the distribution
+    actor.register_forward_hook(widen)
+    actor.get_dist = make_wide
+    with pytest.raises(ValueError, match=f"^{type(loss).__name__} expected") as error:
+        loss(batch)
+    for part in (repr(key), "(12, 2, 2)", "(12, 2, 4)"):
+        assert part in str(error.value)
