@@ -264,7 +264,7 @@ METHODS: dict[str, Method] = {
         _make_macql,
         world_model=EnsembleWorldModel,
         weighted=False,
-        reward_penalty=1.0,
+        reward_penalty=2.5,
         horizon=5,
         loss_kwargs={"min_q_weight": 0.0, "entropy_coeff": 0.01, "num_samples": 2},
     ),
