@@ -11,6 +11,10 @@ the agents' alone: it is the slope of the logarithm of seconds over that of agen
 and from one size to the next. At a few agents an update is mostly the fixed cost of many small
 operations.
 
+What does not depend on the machine is counted besides: tensor operations of an update, which a
+Python loop over agents would multiply, and the multiplications of its matrix products, with their
+exponent at the largest sizes.
+
 Each (loss, agents, compiled) is one row of ``results/losses.json``; the same command goes on where
 it stopped (``--again`` measures anew). ``--compiled`` says at which sizes ``torch.compile``, which
 takes minutes for some losses, is measured as well.
@@ -34,6 +38,8 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 from torchrl.objectives import LossModule, SoftUpdate
 
 from torchrl_logo import modules, objectives
@@ -201,6 +207,49 @@ def measure(update: Callable[[], None], seconds: float) -> float:
     return (time.process_time() - start) / count
 
 
+class OperationCounter(TorchDispatchMode):
+    """Counts tensor operations, and those on numbers in matrix products.
+
+    :class:`~torch.utils.flop_counter.FlopCounterMode` also follows modules, which fails on those
+    that tensordict holds parameters in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.operations += 1
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def count_operations(name: str, sizes: Iterable[int]) -> dict[str, Any]:
+    """Tensor operations of an eager update at each size, and how its matrix products grow."""
+    sizes = sorted(sizes)
+    operations, flops = [], []
+    for n_agents in sizes:
+        update = make_update(list_losses()[name], n_agents, compiled=False)
+        update()  # the optimizer's state is made at the first
+        with OperationCounter() as counter:
+            update()
+        operations.append(counter.operations)
+        flops.append(counter.flops)
+    found: dict[str, Any] = {
+        "agents": sizes,
+        "tensor_operations": operations,
+        "matrix_product_flops": flops,
+    }
+    if len(sizes) > 1:
+        slope = math.log(flops[-1] / flops[-2]) / math.log(sizes[-1] / sizes[-2])
+        found["exponent_at_largest"] = round(slope, 2)
+    return found
+
+
 def run(name: str, cells: Iterable[Cell], rounds: int, seconds: float) -> list[dict[str, Any]]:
     """Measures one loss in all cells, in turns."""
     torch.set_num_threads(1)
@@ -323,7 +372,7 @@ def plot(rows: list[dict[str, Any]]) -> None:
     figure.savefig(PLOT, dpi=120)
 
 
-def write(rows: list[dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]], counts: dict[str, dict[str, Any]]) -> None:
     order = list(list_losses())
     rows = sorted(rows, key=lambda row: (order.index(row["loss"]), row["agents"], row["compiled"]))
     table = {
@@ -332,6 +381,7 @@ def write(rows: list[dict[str, Any]]) -> None:
         "versions": record_versions(),
         "sizes": SIZES,
         "exponents": fit_exponents(rows),
+        "counts": counts,
         "rows": rows,
     }
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -358,8 +408,9 @@ def main() -> None:
             for row in run(name, [(n, False) for n in args.agents], rounds=1, seconds=0.05):
                 print(json.dumps(row), flush=True)
         return
-    kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
-    rows = {(row["loss"], row["agents"], row["compiled"]): row for row in kept}
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    rows = {(row["loss"], row["agents"], row["compiled"]): row for row in kept["rows"]}
+    counts = kept.get("counts", {})
     failed = []
     for name in args.losses:
         # what a job measures, and what is kept of it: compiled updates take turns with eager ones
@@ -378,8 +429,10 @@ def main() -> None:
                 if (name, row["agents"], row["compiled"]) in wanted:
                     rows[name, row["agents"], row["compiled"]] = row
                     print(json.dumps(row), flush=True)
-            write(list(rows.values()))
-    write(list(rows.values()))
+            write(list(rows.values()), counts)
+        sizes = {n for loss, n, compiled in rows if loss == name and not compiled}
+        counts[name] = count_operations(name, sizes)
+    write(list(rows.values()), counts)
     plot(list(rows.values()))
     if failed:
         raise SystemExit("Not measured:\n" + "\n".join(failed))
