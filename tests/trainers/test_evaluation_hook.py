@@ -62,7 +62,7 @@ def test_due_updates(
 
     def record(policy: object, task: object, **kwargs: object) -> SimpleNamespace:
         calls.append((trainer._optim_count, policy, task, kwargs))
-        return SimpleNamespace(mean=1.0, normalized=None)
+        return SimpleNamespace(mean=1.0, normalized=None, win_rate=None)
 
     monkeypatch.setattr(evaluation_hook, "evaluate", record)
     policy = make_policy()
@@ -97,7 +97,7 @@ def test_figures_are_those_of_the_evaluation() -> None:
 
 def test_task_without_references_has_no_normalised_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        evaluation_hook, "evaluate", lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None)
+        evaluation_hook, "evaluate", lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None, win_rate=None)
     )
     trainer = make_trainer(5, 5)
     hook = EvaluationHook(make_policy(), "vmas/wheel", interval=5)
@@ -108,7 +108,7 @@ def test_task_without_references_has_no_normalised_figure(monkeypatch: pytest.Mo
 
 def test_next_evaluation_survives_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        evaluation_hook, "evaluate", lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None)
+        evaluation_hook, "evaluate", lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None, win_rate=None)
     )
     hook = EvaluationHook(make_policy(), "vmas/wheel", interval=10)
     trainer = make_trainer(5, 5)
