@@ -97,7 +97,9 @@ def test_figures_are_those_of_the_evaluation() -> None:
 
 def test_task_without_references_has_no_normalised_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        evaluation_hook, "evaluate", lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None, win_rate=None)
+        evaluation_hook,
+        "evaluate",
+        lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None, win_rate=None),
     )
     trainer = make_trainer(5, 5)
     hook = EvaluationHook(make_policy(), "vmas/wheel", interval=5)
@@ -108,7 +110,9 @@ def test_task_without_references_has_no_normalised_figure(monkeypatch: pytest.Mo
 
 def test_next_evaluation_survives_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        evaluation_hook, "evaluate", lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None, win_rate=None)
+        evaluation_hook,
+        "evaluate",
+        lambda *a, **k: SimpleNamespace(mean=2.0, normalized=None, win_rate=None),
     )
     hook = EvaluationHook(make_policy(), "vmas/wheel", interval=10)
     trainer = make_trainer(5, 5)
