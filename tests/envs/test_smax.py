@@ -66,7 +66,7 @@ def require_same(step, index: int, simulator, observations, state, available) ->
 
 def test_episodes_are_the_simulators_own(env: SMAXTeamEnv) -> None:
     """Up to the ends of two episodes: observations, masks, state, reward, ends and wins."""
-    simulator = _compile(MAP).simulator
+    simulator = _compile(MAP, NUM_ENVS).simulator
     run = own_step(simulator)
     env.set_seed(5)
     step = env.reset()
@@ -154,10 +154,30 @@ def test_random_actions_are_available(env: SMAXTeamEnv) -> None:
     assert mask.gather(-1, rollout["agents", "action"].unsqueeze(-1)).all()
 
 
-def test_each_function_compiles_once(env: SMAXTeamEnv) -> None:
-    env.rollout(3, break_when_any_done=False)
-    assert env._battle.step._cache_size() == 1
-    assert env._battle.restart._cache_size() == 1
+def test_each_function_compiles_once() -> None:
+    compiled: list[str] = []
+
+    def record(event: str, duration: float, **kwargs: object) -> None:
+        if event.endswith("backend_compile_duration"):
+            compiled.append(event)
+
+    env = build_env("3m", num_envs=2, seed=0)
+    step = env.reset()
+    step["agents", "action"] = charge(step)
+    step = env.step(step)["next"].exclude("reward")
+    jax.monitoring.register_event_duration_secs_listener(record)
+    try:
+        jax.jit(lambda x: x * 3.0)(2.0)
+        assert len(compiled) == 1  # it counts
+        for _ in range(3):
+            step["agents", "action"] = charge(step)
+            step = env.step(step)["next"].exclude("reward")
+        step = env.reset(step.set("_reset", torch.tensor([[False], [True]])))
+        step["agents", "action"] = charge(step)
+        env.step(step)
+        assert len(compiled) == 1
+    finally:
+        jax.monitoring.clear_event_listeners()
 
 
 def test_a_partial_reset_leaves_the_others_alone(env: SMAXTeamEnv) -> None:
