@@ -25,6 +25,9 @@ from torchrl_logo.envs.registry import _simulators
 TASKS_EACH = 2  # of a simulator that does not name its CONTRACT_TASKS
 SIMULATORS = _simulators()
 
+# Rows wherever there are several: SMAX compiles for each number of them for seconds.
+SEVERAL = 3
+
 
 def contract_tasks(prefix: str) -> list[str]:
     module = SIMULATORS[prefix]
@@ -106,7 +109,7 @@ def test_the_package_and_its_list_of_tasks_import_no_simulator() -> None:
     assert out.stdout.splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("num_envs", [1, SEVERAL])
 def test_specs(task: str, num_envs: int) -> None:
     env = make(task, num_envs=num_envs, seed=0)
     check_env_specs(env)
@@ -115,7 +118,7 @@ def test_specs(task: str, num_envs: int) -> None:
     assert list(env.group_map) == ["agents"]
 
 
-@pytest.mark.parametrize("num_envs", [1, 4])
+@pytest.mark.parametrize("num_envs", [1, SEVERAL])
 def test_layout(task: str, num_envs: int) -> None:
     """Whole rollouts have the layout's keys, shapes and dtypes, and follow on one another."""
     env = make(task, num_envs=num_envs, seed=0)
@@ -142,26 +145,26 @@ def test_layout(task: str, num_envs: int) -> None:
 
 def test_spec_is_the_layout_s(task: str) -> None:
     """The environment's specs are those that its task spec makes, up to masks of the moment."""
-    env = make(task, num_envs=2, seed=0)
+    env = make(task, num_envs=SEVERAL, seed=0)
     spec = TaskSpec.from_env(env)
-    for key, expected in spec.observation_spec(env.device).expand(2).items(True, True):
+    for key, expected in spec.observation_spec(env.device).expand(SEVERAL).items(True, True):
         found = env.full_observation_spec[key]
         assert found.shape == expected.shape and found.dtype == expected.dtype, key
     action, expected = env.full_action_spec["agents", "action"], spec.action_spec(env.device)
-    assert action.shape == (2, *expected.shape) and action.dtype == expected.dtype
-    assert env.full_reward_spec["reward"].shape == (2, 1)
+    assert action.shape == (SEVERAL, *expected.shape) and action.dtype == expected.dtype
+    assert env.full_reward_spec["reward"].shape == (SEVERAL, 1)
 
 
 def test_seed_decides_the_episode(task: str) -> None:
     """Whatever runs between, and whoever draws numbers."""
-    env = make(task, num_envs=2, seed=0)
+    env = make(task, num_envs=SEVERAL, seed=0)
     # Over the end of an episode, where that is near.
     steps = env.max_steps + 3 if env.max_steps and env.max_steps <= 40 else 8
     actions = draw_actions(env, steps)
     first = follow(env, actions)
     torch.rand(5)
-    again = make(task, num_envs=2, seed=0)
-    other = make(task, num_envs=2, seed=1)
+    again = make(task, num_envs=SEVERAL, seed=0)
+    other = make(task, num_envs=SEVERAL, seed=1)
     different = follow(other, actions)
     second = follow(again, actions)
     env.set_seed(0)
@@ -180,7 +183,7 @@ def test_seed_decides_the_episode(task: str) -> None:
 
 def test_partial_reset_changes_the_marked_rows_only(task: str) -> None:
     """And what the other rows go through from there is what they would have gone through."""
-    env, undisturbed = (make(task, num_envs=3, seed=0) for _ in range(2))
+    env, undisturbed = (make(task, num_envs=SEVERAL, seed=0) for _ in range(2))
     actions = draw_actions(env, 6)
     before, expected = follow(env, actions[:3])[-1]["next"], follow(undisturbed, actions)
     # Random actions end an episode of some tasks within these steps: these rows are not compared.
@@ -209,7 +212,7 @@ def test_partial_reset_changes_the_marked_rows_only(task: str) -> None:
 
 def test_masks(task: str) -> None:
     """Each agent has an action, random actions are available ones, and none is out of range."""
-    env = make(task, num_envs=4, seed=0)
+    env = make(task, num_envs=SEVERAL, seed=0)
     spec = TaskSpec.from_env(env)
     rollout = env.rollout(10, break_when_any_done=False)
     if not spec.discrete:
@@ -238,8 +241,8 @@ def test_episodes_end_at_the_latest_at_the_limit(simulator: str) -> None:
 @pytest.mark.parametrize("simulator", sorted(SIMULATORS))
 def test_collectors_store_the_true_last_step(simulator: str) -> None:
     """What a collector, which resets by itself, stores at an end is not the next start."""
-    env = make(contract_tasks(simulator)[0], num_envs=2, seed=0)
-    frames = 2 * (env.max_steps + 2)
+    env = make(contract_tasks(simulator)[0], num_envs=SEVERAL, seed=0)
+    frames = SEVERAL * (env.max_steps + 2)
     # Without a policy, a collector's random actions would heed no mask.
     collector = Collector(env, env.rand_action, frames_per_batch=frames, total_frames=frames)
     batch = next(iter(collector))

@@ -154,30 +154,30 @@ def test_random_actions_are_available(env: SMAXTeamEnv) -> None:
     assert mask.gather(-1, rollout["agents", "action"].unsqueeze(-1)).all()
 
 
-def test_each_function_compiles_once() -> None:
+def test_environments_of_the_same_size_compile_once(env: SMAXTeamEnv) -> None:
     compiled: list[str] = []
 
     def record(event: str, duration: float, **kwargs: object) -> None:
         if event.endswith("backend_compile_duration"):
             compiled.append(event)
 
-    env = build_env("3m", num_envs=2, seed=0)
-    step = env.reset()
-    step["agents", "action"] = charge(step)
-    step = env.step(step)["next"].exclude("reward")
+    env.rollout(2, break_when_any_done=False)
     jax.monitoring.register_event_duration_secs_listener(record)
     try:
         jax.jit(lambda x: x * 3.0)(2.0)
         assert len(compiled) == 1  # it counts
+        again = build_env(MAP, num_envs=NUM_ENVS, seed=1)
+        step = again.reset()
         for _ in range(3):
             step["agents", "action"] = charge(step)
-            step = env.step(step)["next"].exclude("reward")
-        step = env.reset(step.set("_reset", torch.tensor([[False], [True]])))
+            step = again.step(step)["next"].exclude("reward")
+        step = again.reset(step.set("_reset", torch.tensor([[False], [True], [False]])))
         step["agents", "action"] = charge(step)
-        env.step(step)
+        again.step(step)
         assert len(compiled) == 1
     finally:
         jax.monitoring.clear_event_listeners()
+    assert again._battle is env._battle
 
 
 def test_a_partial_reset_leaves_the_others_alone(env: SMAXTeamEnv) -> None:

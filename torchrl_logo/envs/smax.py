@@ -45,7 +45,7 @@ _unseeded = itertools.count()  # environments of this process that were made wit
 
 
 class _Battle(NamedTuple):
-    """A map's simulator and its compiled functions, which all environments of the map share."""
+    """A map's simulator and its compiled functions, shared by environments of the same size."""
 
     simulator: Any
     empty: Callable[..., Any]  # keys [E] -> current, before its first reset
@@ -105,7 +105,7 @@ class SMAXTeamEnv(EnvBase):
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs must be at least 1, found {num_envs}.")
-        self._battle = _compile(map_name)
+        self._battle = _compile(map_name, num_envs)
         super().__init__(device=device, batch_size=torch.Size([num_envs]))
         self.task = f"{TASK_PREFIX}/{map_name}"
         simulator = self._battle.simulator
@@ -230,15 +230,26 @@ def _to_jax(tensor: torch.Tensor) -> Any:
 
 
 @functools.cache
-def _compile(map_name: str) -> _Battle:
-    """Builds a map's simulator; its functions compile when they are first called."""
+def _build_simulator(map_name: str) -> Any:
     maps = require("jaxmarl.environments.smax.smax_env", extra="smax")
     import jax
-    import jax.numpy as jnp
     from jaxmarl.environments.smax import HeuristicEnemySMAX
 
     with jax.default_device(jax.devices("cpu")[0]):
-        simulator = HeuristicEnemySMAX(scenario=maps.map_name_to_scenario(map_name))
+        return HeuristicEnemySMAX(scenario=maps.map_name_to_scenario(map_name))
+
+
+@functools.lru_cache(maxsize=32)
+def _compile(map_name: str, num_envs: int) -> _Battle:
+    """A map's functions for so many simulations, which compile when they are first called.
+
+    They are what is shared: JAX compiles anew for each function that it is given, and for each
+    number of simulations.
+    """
+    simulator = _build_simulator(map_name)
+    import jax
+    import jax.numpy as jnp
+
     allies = simulator.num_allies
     names = simulator.agents
 
