@@ -29,7 +29,9 @@ from torchrl_logo.envs.registry import _simulators
 RESULTS = Path(__file__).resolve().parent / "results" / "envs.json"
 TASKS = ["vmas/balance", "vmas/transport", "vmas/navigation", "mpe/simple_spread"]
 TASKS += ["mpe/simple_spread_discrete", "mpe/simple_reference", "mpe/simple_speaker_listener"]
-NUM_ENVS = {"vmas": (1, 8, 64, 1024)}
+TASKS += ["mamujoco/halfcheetah_2x3", "mamujoco/halfcheetah_6x1", "mamujoco/hopper_3x1"]
+TASKS += ["mamujoco/ant_2x4", "mamujoco/walker2d_2x3", "mamujoco/swimmer_10x2", "smax/2s3z"]
+NUM_ENVS = {"vmas": (1, 8, 64, 1024), "mamujoco": (64,), "smax": (1, 64)}
 
 
 def make_bare_vmas(name: str, num_envs: int) -> Callable[[], None]:
@@ -81,10 +83,79 @@ def make_bare_mpe(name: str, num_envs: int) -> Callable[[], None]:
     return step
 
 
+def make_bare_mamujoco(name: str, num_envs: int) -> Callable[[], None]:
+    # gymnasium's robots themselves: nobody gathers what each agent observes.
+    envs = [make_env(f"mamujoco/{name}")._team.single_agent_env for _ in range(num_envs)]
+    for index, env in enumerate(envs):
+        env.reset(seed=index)
+
+    def step() -> None:
+        for env in envs:
+            _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                env.reset()
+
+    return step
+
+
+def make_bare_smax(name: str, num_envs: int) -> Callable[[], None]:
+    import jax
+    import jax.numpy as jnp
+    from jaxmarl.environments.smax import HeuristicEnemySMAX, map_name_to_scenario
+
+    simulator = HeuristicEnemySMAX(scenario=map_name_to_scenario(name))
+
+    def start(key: Any) -> tuple[Any, ...]:
+        observations, state = simulator.reset(key)
+        return observations, state, simulator.get_avail_actions(state)
+
+    def advance(key: Any, state: Any, available: Any) -> tuple[Any, ...]:
+        choice, own = jax.random.split(key)
+        keys = jax.random.split(choice, simulator.num_allies)
+        actions = {
+            agent: jax.random.categorical(keys[i], jnp.where(available[agent] > 0, 0.0, -jnp.inf))
+            for i, agent in enumerate(simulator.agents)
+        }
+        observations, state, rewards, dones, _ = simulator.step_env(own, state, actions)
+        available = simulator.get_avail_actions(state)
+        return observations, state, available, rewards, dones["__all__"]
+
+    @jax.jit
+    def restart(key: Any, done: Any, old: Any) -> Any:
+        new = jax.vmap(start)(jax.random.split(key, num_envs))
+        return jax.tree.map(
+            lambda a, b: jnp.where(done.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old
+        )
+
+    advance_all = jax.jit(
+        lambda key, *old: jax.vmap(advance)(jax.random.split(key, num_envs), *old)
+    )
+    split = jax.jit(lambda key: tuple(jax.random.split(key, 3)))
+    key, first = jax.random.split(jax.random.PRNGKey(0))
+    current = jax.jit(jax.vmap(start))(jax.random.split(first, num_envs))
+
+    def step() -> None:
+        nonlocal key, current
+        key, own, fresh = split(key)
+        *current, rewards, done = advance_all(own, *current[1:])
+        current = tuple(current)
+        # Calls return before they are computed.
+        jax.block_until_ready((current, rewards))
+        if done.any():
+            current = jax.block_until_ready(restart(fresh, done, current))
+
+    # Both are compiled before anything is timed.
+    step()
+    restart(key, jnp.ones(num_envs, bool), current)
+    return step
+
+
 # How a family's simulator is stepped without the package: makes what steps all simulators once.
 BARE: dict[str, Callable[[str, int], Callable[[], None]]] = {
     "vmas": make_bare_vmas,
     "mpe": make_bare_mpe,
+    "mamujoco": make_bare_mamujoco,
+    "smax": make_bare_smax,
 }
 
 
@@ -133,6 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", default=TASKS)
     parser.add_argument("--families", nargs="+", help="all tasks of these, by their prefix")
+    parser.add_argument("--num-envs", type=int, nargs="+", help="rows; each family has its own")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=0.6, help="of a round, for each of both")
     args = parser.parse_args()
@@ -145,7 +217,7 @@ def main() -> None:
     kept = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = {(row["task"], row["num_envs"]): row for row in kept}
     for task in tasks:
-        for num_envs in NUM_ENVS.get(task.partition("/")[0], (1, 8, 64)):
+        for num_envs in args.num_envs or NUM_ENVS.get(task.partition("/")[0], (1, 8, 64)):
             row = run(task, num_envs, args.rounds, args.seconds)
             row["threads"], row["versions"] = torch.get_num_threads(), record_versions()
             rows[task, num_envs] = row
