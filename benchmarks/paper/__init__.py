@@ -1,0 +1,1 @@
+"""The paper's experiment as a benchmark: ``python -m benchmarks.paper --help``."""
