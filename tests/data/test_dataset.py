@@ -249,7 +249,7 @@ def test_hostile_descriptions_are_refused(dataset, tmp_path):
     assert "names of keys" in change(**{"../../outside": state})
     assert "no file" in change(ghost=state)
     meta.write_text("{" * 10_000)
-    with pytest.raises(DatasetError, match="a description of a TensorDict"):
+    with pytest.raises(DatasetError, match="a JSON object"):
         OfflineDataset.load(tmp_path / "d")
     meta.write_text(json.dumps(good))
     file = tmp_path / "d" / "data" / "state.memmap"
@@ -266,12 +266,18 @@ def test_damaged_data_are_found(dataset, tmp_path):
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(content)
-    OfflineDataset.load(tmp_path / "d")
+    OfflineDataset.load(tmp_path / "d", verify=False)
     with pytest.raises(DatasetError, match="expected content with hash"):
-        OfflineDataset.load(tmp_path / "d", verify=True)
+        OfflineDataset.load(tmp_path / "d")
     metadata = json.loads((tmp_path / "d" / "metadata.json").read_text())
     metadata["spec"]["n_agents"] = 4
     metadata["spec"]["observation_sizes"] = [2] * 4
+    (tmp_path / "d" / "metadata.json").write_text(json.dumps(metadata))
+    with pytest.raises(DatasetError, match="expected content with checksum"):
+        OfflineDataset.load(tmp_path / "d")
+    # The format before this one had no checksum.
+    metadata["format"] = 1
+    del metadata["checksum"]
     (tmp_path / "d" / "metadata.json").write_text(json.dumps(metadata))
     with pytest.raises(DatasetError, match=r"agents/observation.*\[4, 2\].*\[3, 2\]"):
         OfflineDataset.load(tmp_path / "d")

@@ -15,7 +15,8 @@ from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import layout_shapes
+from torchrl_logo.data.validation import count_row_bytes, layout_shapes
+from torchrl_logo.whole_files import require_room
 
 __all__ = ["Policy", "collect"]
 
@@ -76,6 +77,7 @@ def collect(
         DatasetError: if the collected data break the layout (see
             :func:`~torchrl_logo.data.validation.validate_layout`).
         FileExistsError: if ``root`` exists.
+        OSError: if the disk is full or read-only, mostly before anything is collected.
 
     Examples:
         >>> from torchrl_logo.envs import make_env
@@ -98,6 +100,8 @@ def collect(
     if limit is None:
         raise ValueError("The environment has no max_steps attribute: pass collect(max_steps=...).")
     spec = TaskSpec.from_env(env)
+    if root is not None:
+        require_room("the dataset", root, frames * count_row_bytes(spec))
 
     parts: list[TensorDictBase] = []
     episodes = 0

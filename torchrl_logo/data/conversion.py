@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,16 +12,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
-from tensordict import NestedKey, TensorDict
+from tensordict import TensorDict
 from tqdm import tqdm
 
 from torchrl_logo.data.dataset import OfflineDataset, write_metadata
 from torchrl_logo.data.formats.reader import EpisodeReader, find_reader
+from torchrl_logo.data.mapped_files import file_of, write_rows
 from torchrl_logo.data.metadata import record_versions
 from torchrl_logo.data.reference_returns import ReferenceReturns, reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError, layout_shapes, validate_layout
+from torchrl_logo.data.validation import (
+    DatasetError,
+    count_row_bytes,
+    layout_shapes,
+    validate_layout,
+)
+from torchrl_logo.file_locks import hold_lock
+from torchrl_logo.whole_files import (
+    explain_write_errors,
+    publish_folder,
+    require_room,
+    write_file,
+)
 
 __all__ = ["convert_dataset", "fingerprint_source"]
 
@@ -42,6 +53,7 @@ def convert_dataset(
     quality: str | None = None,
     reference: ReferenceReturns | None = None,
     memory: int = _DEFAULT_MEMORY,
+    lock_timeout: float = 3600.0,
     progress_bar: bool = True,
     batch_size: int | None = None,
     device: torch.device | str = "cpu",
@@ -68,6 +80,8 @@ def convert_dataset(
         reference (ReferenceReturns, optional): returns that scores are normalised by. By default
             the task's own, where they are known.
         memory (int): bytes that a chunk may take. Defaults to 512 MiB.
+        lock_timeout (float): seconds to wait for another process that converts to the same
+            folder. Defaults to an hour.
         progress_bar (bool): whether a bar with a time left is shown. Defaults to ``True``.
         batch_size (int, optional): transitions in a sample of the dataset that is returned.
         device (torch.device or str): where that dataset lies. Defaults to ``"cpu"``.
@@ -83,6 +97,9 @@ def convert_dataset(
             episode and key.
         ValueError: if the data do not fit the task.
         TypeError: if the reader knows no such option.
+        TimeoutError: if another process converts to the same folder for longer than
+            ``lock_timeout``.
+        OSError: if the disk is full or read-only, mostly before anything is written.
 
     Examples:
         >>> import tempfile
@@ -111,8 +128,13 @@ def convert_dataset(
         if reference is None and spec.task is not None:
             reference = reference_returns(spec.task)
         source = fingerprint_source(path, {"format": reader.format, **options})
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(str(root.parent / f".{root.name}.lock")):
+        with explain_write_errors("the converted dataset", root):
+            root.parent.mkdir(parents=True, exist_ok=True)
+        lock = root.parent / f".{root.name}.lock"
+        with (
+            hold_lock(lock, lock_timeout, f"the dataset {root}"),
+            explain_write_errors("the converted dataset", root),
+        ):
             if root.exists():
                 raise FileExistsError(f"Cannot convert to {root}: it exists already.")
             unfinished = root.parent / f".{root.name}.{source[:8]}.unfinished"
@@ -134,7 +156,7 @@ def convert_dataset(
                     },
                 )
                 (unfinished / _PROGRESS).unlink()
-                unfinished.rename(root)
+                publish_folder(unfinished, root)
             except DatasetError:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
@@ -184,19 +206,19 @@ def _write_transitions(
         raise DatasetError(str(reader.path), "episodes of at least one transition", found)
     starts = np.concatenate([[0], lengths.cumsum()])  # [E + 1]
     shapes = layout_shapes(spec)
+    row_bytes = count_row_bytes(spec)
     episodes = 0
     if (folder / _PROGRESS).exists():
         episodes = json.loads((folder / _PROGRESS).read_text())["episodes"]
-    else:
+    # An earlier call's files have holes where nothing was written yet.
+    missing = int(starts[-1] - starts[episodes]) * row_bytes
+    require_room("the converted dataset", folder, missing)
+    if not episodes:
         shutil.rmtree(folder, ignore_errors=True)
         data = TensorDict({}, batch_size=[int(starts[-1])]).memmap_(str(folder / "data"))
         for key, (shape, dtype, _) in shapes.items():
             data.make_memmap(key, torch.Size([int(starts[-1]), *shape]), dtype=dtype)
         _record_progress(folder, 0)
-    row_bytes = sum(
-        int(np.prod(shape)) * torch.empty((), dtype=dtype).element_size()
-        for shape, dtype, _ in shapes.values()
-    )
     rows_at_once = max(1, memory // (_OVERHEAD * row_bytes))
     with tqdm(
         total=int(starts[-1]),
@@ -217,18 +239,13 @@ def _write_transitions(
                 bar.update(len(chunk))
             if writing is not None:
                 writing.result()
-    for key in shapes:
-        with _file_of(folder, key).open("rb+") as handle:
-            os.fsync(handle.fileno())
 
 
 def _write_chunk(folder: Path, chunk: TensorDict, row: int, episodes: int) -> None:
     """Writes rows from ``row`` on, then that so many episodes are there."""
     for key in chunk.keys(True, True):
-        value = chunk.get(key).numpy()
-        with _file_of(folder, key).open("rb+", buffering=0) as handle:
-            handle.seek(row * value[:1].nbytes)
-            handle.write(value.data.cast("B"))
+        # Flushed, so that after a power cut no progress is recorded that is not on the disk.
+        write_rows(file_of(folder / "data", key), row, chunk.get(key), flush=True)
     _record_progress(folder, episodes)
 
 
@@ -285,12 +302,6 @@ def _require_end(chunk: TensorDict) -> None:
         raise DatasetError("next/done", "an end in the last row of each episode", "none")
 
 
-def _file_of(folder: Path, key: NestedKey) -> Path:
-    parts = (key,) if isinstance(key, str) else key
-    return (folder / "data").joinpath(*parts[:-1]) / f"{parts[-1]}.memmap"
-
-
 def _record_progress(folder: Path, episodes: int) -> None:
-    part = folder / f"{_PROGRESS}.part"
-    part.write_text(json.dumps({"episodes": episodes}))
-    part.replace(folder / _PROGRESS)
+    content = json.dumps({"episodes": episodes}).encode()
+    write_file("the progress of the conversion", folder / _PROGRESS, content)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from functools import cached_property
@@ -16,7 +15,8 @@ from tensordict import TensorDictBase
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
 from torchrl_logo.data.episode_storage import EpisodeStorage
-from torchrl_logo.data.mapped_files import map_tensordict
+from torchrl_logo.data.json_files import read_json
+from torchrl_logo.data.mapped_files import count_bytes, map_tensordict, write_tensordict
 from torchrl_logo.data.metadata import DatasetMetadata, describe_values, record_versions
 from torchrl_logo.data.reference_returns import ReferenceReturns
 from torchrl_logo.data.task_spec import TaskSpec
@@ -26,10 +26,12 @@ from torchrl_logo.data.validation import (
     layout_shapes,
     validate_layout,
 )
+from torchrl_logo.whole_files import explain_write_errors, publish_folder, require_room, write_file
 
 __all__ = ["OfflineDataset", "hash_content", "write_metadata"]
 
-_FORMAT = 1
+# 2: metadata.json has a checksum of its own. 1 had none, and is still read.
+_FORMAT = 2
 _BLOCK = 65_536
 _READ = 16 * 2**20
 
@@ -142,6 +144,7 @@ class OfflineDataset(TensorDictReplayBuffer):
         Raises:
             DatasetError: if the data break the layout.
             FileExistsError: if ``root`` exists.
+            OSError: if the disk is full or read-only.
         """
         if root is not None:
             _require_absent(Path(root))
@@ -302,6 +305,7 @@ class OfflineDataset(TensorDictReplayBuffer):
 
         Raises:
             FileExistsError: if it exists.
+            OSError: if the disk is full or read-only.
         """
         _require_absent(Path(path))
         _write(Path(path), self.data, self.metadata)
@@ -312,15 +316,16 @@ class OfflineDataset(TensorDictReplayBuffer):
         return (Path(path) / "metadata.json").is_file() and (Path(path) / "data").is_dir()
 
     @classmethod
-    def load(cls, path: str | Path, *, verify: bool = False, **kwargs: Any) -> OfflineDataset:
-        """Opens a saved dataset; its tensors are mapped, not read.
+    def load(cls, path: str | Path, *, verify: bool = True, **kwargs: Any) -> OfflineDataset:
+        """Opens a saved dataset; its tensors are mapped.
 
         Args:
             path (str or Path): folder written by :meth:`save`.
 
         Keyword Args:
-            verify (bool): reads all data and compares their hash. Keys, shapes and dtypes are
-                always compared. Defaults to ``False``.
+            verify (bool): reads all data once and compares their hash, at the speed of the disk
+                or about a gigabyte a second. Without it a damaged file can be read as other
+                data. Keys, shapes, dtypes and sizes are always compared. Defaults to ``True``.
             **kwargs: passed on to the constructor (``batch_size``, ``device``, ...).
 
         Raises:
@@ -330,11 +335,7 @@ class OfflineDataset(TensorDictReplayBuffer):
         path = Path(path)
         if not (path / "metadata.json").is_file():
             raise FileNotFoundError(f"No dataset in {path}: metadata.json is missing.")
-        content = json.loads((path / "metadata.json").read_text())
-        version = content.pop("format", None)
-        if version != _FORMAT:
-            raise DatasetError("metadata.json/format", str(_FORMAT), str(version))
-        metadata = DatasetMetadata.from_dict(content)
+        metadata = _read_metadata(path / "metadata.json")
         data = map_tensordict(path / "data")
         if data.ndim != 1:
             raise DatasetError("dataset", "one batch dimension [B]", str(list(data.batch_size)))
@@ -493,22 +494,43 @@ def _require_absent(path: Path) -> None:
 
 def _dump_metadata(folder: Path, metadata: DatasetMetadata) -> None:
     content = {"format": _FORMAT, **metadata.to_dict()}
-    text = json.dumps(content, indent=2, sort_keys=True)
-    (folder / "metadata.json").write_text(text + "\n")
+    text = json.dumps({**content, "checksum": _checksum(content)}, indent=2, sort_keys=True)
+    write_file("the metadata", folder / "metadata.json", f"{text}\n".encode())
+
+
+def _read_metadata(path: Path) -> DatasetMetadata:
+    content = read_json(path)
+    checksum = content.pop("checksum", None)
+    version = content.get("format")
+    if type(version) is not int or version not in (1, _FORMAT):
+        raise DatasetError(f"{path}/format", f"1 or {_FORMAT}", repr(version))
+    found = _checksum(content) if version > 1 else None
+    if checksum != found:
+        expected = f"content with checksum {checksum}" if found else "no checksum in format 1"
+        raise DatasetError(str(path), expected, str(found or checksum))
+    del content["format"]
+    try:
+        return DatasetMetadata.from_dict(content)
+    except (ValueError, TypeError) as error:
+        raise DatasetError(str(path), "a dataset's metadata", str(error)) from error
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    """The sha256 of what JSON makes of the content (keys become strings, for instance)."""
+    plain = json.loads(json.dumps(content))
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, data: TensorDictBase, metadata: DatasetMetadata) -> None:
     """Writes a dataset beside its place, flushes it to the disk and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    require_room("the dataset", path, count_bytes(data))
     unfinished = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.unfinished"
     try:
-        unfinished.mkdir()
-        data.cpu().memmap(str(unfinished / "data"), copy_existing=True)
-        _dump_metadata(unfinished, metadata)
-        for file in [f for f in unfinished.rglob("*") if f.is_file()]:
-            with file.open("rb+") as handle:
-                os.fsync(handle.fileno())
-        unfinished.rename(path)
+        with explain_write_errors("the dataset", path):
+            unfinished.mkdir(parents=True)
+            write_tensordict(data, unfinished / "data")
+            _dump_metadata(unfinished, metadata)
+            publish_folder(unfinished, path)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise

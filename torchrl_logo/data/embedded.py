@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from torchrl_logo.data.behaviour_policies import (
     behaviour_digest,
@@ -22,6 +21,8 @@ from torchrl_logo.data.behaviour_policies import (
 from torchrl_logo.data.collection import collect
 from torchrl_logo.data.conversion import convert_dataset, fingerprint_source
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.file_locks import hold_lock
+from torchrl_logo.whole_files import explain_write_errors
 
 __all__ = ["available_datasets", "load_dataset"]
 
@@ -59,7 +60,8 @@ def load_dataset(
     device: torch.device | str = "cpu",
     frames: int = _DEFAULT_FRAMES,
     seed: int = 0,
-    verify: bool = False,
+    verify: bool = True,
+    lock_timeout: float = 3600.0,
     **options: Any,
 ) -> OfflineDataset:
     """Loads a dataset by its name, collecting it on first use, or from a file or folder.
@@ -86,8 +88,10 @@ def load_dataset(
         frames (int): transitions to collect, rounded up to whole episodes. Defaults to
             ``100_000``. Ignored for a folder.
         seed (int): seed of the collection. Defaults to ``0``. Ignored for a folder.
-        verify (bool): whether the content is compared with the recorded hash.
-            Defaults to ``False``.
+        verify (bool): whether the content is compared with the recorded hash, which reads it
+            once. Defaults to ``True``.
+        lock_timeout (float): seconds to wait for another process that makes the same dataset.
+            Defaults to an hour.
         **options: for files of another format, what
             :func:`~torchrl_logo.data.convert_dataset` and the format's reader take, such as
             ``task``, ``quality`` or ``reward_rule``.
@@ -96,6 +100,8 @@ def load_dataset(
         ValueError: if there is no such name or path; names the nearest datasets.
         TypeError: if options are given for a dataset that is not converted.
         DatasetError: if the folder's data do not fit their metadata.
+        TimeoutError: if another process makes the same dataset for longer than ``lock_timeout``.
+        OSError: if the disk is full or read-only.
 
     Examples:
         >>> load_dataset("vmas/balanse-medium")  # doctest: +ELLIPSIS
@@ -109,6 +115,7 @@ def load_dataset(
     path = Path(name_or_path)
     named = isinstance(name_or_path, str) and name in names
     if not named and path.exists() and not OfflineDataset.is_saved(path):
+        options = {**options, "lock_timeout": lock_timeout}
         return OfflineDataset.load(_convert_once(path, _find_root(root), options), **opening)
     if options:
         raise TypeError(
@@ -116,7 +123,8 @@ def load_dataset(
             "other formats."
         )
     if named:
-        return OfflineDataset.load(_generate_once(name, _find_root(root), frames, seed), **opening)
+        made = _generate_once(name, _find_root(root), frames, seed, lock_timeout)
+        return OfflineDataset.load(made, **opening)
     if path.exists():
         return OfflineDataset.load(path, **opening)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
@@ -135,7 +143,8 @@ def _find_root(root: str | Path | None) -> Path:
 
 def _convert_once(path: Path, root: Path, options: dict[str, Any]) -> Path:
     """Converts files of another format unless that was done; returns the folder."""
-    chosen = {k: v for k, v in options.items() if k not in ("memory", "progress_bar")}
+    ways = ("memory", "progress_bar", "lock_timeout")  # to the same data
+    chosen = {k: v for k, v in options.items() if k not in ways}
     folder = root / f"{path.stem}-{fingerprint_source(path, chosen)[:12]}"
     if not folder.exists():
         # another process may make it in the meantime
@@ -144,7 +153,7 @@ def _convert_once(path: Path, root: Path, options: dict[str, Any]) -> Path:
     return folder
 
 
-def _generate_once(name: str, root: Path, frames: int, seed: int) -> Path:
+def _generate_once(name: str, root: Path, frames: int, seed: int, lock_timeout: float) -> Path:
     """Collects a named dataset unless it is there; returns its folder."""
     task = max((t for t in behaviour_tasks() if name.startswith(f"{t}-")), key=len)
     quality = name.removeprefix(f"{task}-")
@@ -152,8 +161,9 @@ def _generate_once(name: str, root: Path, frames: int, seed: int) -> Path:
     path = root / folder
     if path.exists():
         return path
-    root.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(root / f".{folder}.lock")):
+    with explain_write_errors(f"the dataset {name}", root):
+        root.mkdir(parents=True, exist_ok=True)
+    with hold_lock(root / f".{folder}.lock", lock_timeout, f"the dataset {name}"):
         if not path.exists():  # another process may have made it in the meantime
             _generate(task, quality, path, frames, seed)
     return path

@@ -10,6 +10,9 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import TensorStorage
 
+from torchrl_logo.data.json_files import read_json
+from torchrl_logo.whole_files import write_file
+
 __all__ = ["EpisodeStorage"]
 
 _READ_ONLY = "Offline datasets are immutable: their storage cannot be written to."
@@ -73,20 +76,22 @@ class EpisodeStorage(TensorStorage):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Checks that the state belongs to these data; raises ``ValueError`` if it does not."""
-        if state_dict["content_hash"] != self.content_hash:
+        found = state_dict.get("content_hash")
+        if found != self.content_hash:
             raise ValueError(
                 "The checkpoint belongs to other data: expected the dataset with hash "
-                f"{self.content_hash}, found {state_dict['content_hash']}."
+                f"{self.content_hash}, found {found}."
             )
 
     def dumps(self, path: str | Path) -> None:
         """Writes :meth:`state_dict` into a folder."""
         Path(path).mkdir(exist_ok=True, parents=True)
-        (Path(path) / "dataset.json").write_text(json.dumps(self.state_dict()))
+        content = json.dumps(self.state_dict()).encode()
+        write_file("the dataset's hash", Path(path) / "dataset.json", content)
 
     def loads(self, path: str | Path) -> None:
         """Inverse of :meth:`dumps`: checks that the folder belongs to these data."""
-        self.load_state_dict(json.loads((Path(path) / "dataset.json").read_text()))
+        self.load_state_dict(read_json(Path(path) / "dataset.json"))
 
     def __repr__(self) -> str:
         shown = "all" if self.rows is None else f"{len(self)} of {len(self._storage)}"

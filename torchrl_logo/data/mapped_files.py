@@ -1,18 +1,22 @@
-"""Opens the files of a memory-mapped TensorDict, which are neither changed nor run."""
+"""Writes and opens the files of a memory-mapped TensorDict, which are neither changed nor run."""
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDict
+from tensordict import NestedKey, TensorDict, TensorDictBase
 
+from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.validation import DatasetError
+from torchrl_logo.whole_files import write_all
 
-__all__ = ["map_tensordict"]
+__all__ = ["count_bytes", "file_of", "map_tensordict", "write_rows", "write_tensordict"]
+
+_WRITTEN_AT_ONCE = 65_536  # rows
 
 _DTYPES = {
     str(dtype): dtype
@@ -59,15 +63,83 @@ def map_tensordict(folder: str | Path) -> TensorDict:
     return _map_folder(Path(folder)).lock_()
 
 
+def write_tensordict(data: TensorDictBase, folder: str | Path) -> None:
+    """Writes what :func:`map_tensordict` opens, as ``TensorDict.memmap`` lays it out.
+
+    ``memmap`` writes through mappings, and where the disk is full the system ends a process that
+    does so (SIGBUS). Here files are written to, so that a full disk is an error like any other.
+
+    Args:
+        data (TensorDictBase): tensors.
+        folder (str or Path): is made.
+
+    Raises:
+        DatasetError: if an entry is no tensor.
+        OSError: if the disk refuses.
+
+    Examples:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> write_tensordict(TensorDict({"a": {"b": torch.arange(3)}}, [3]), folder)
+        >>> map_tensordict(folder)["a", "b"]
+        tensor([0, 1, 2])
+    """
+    folder = Path(folder)
+    for key, value in data.items(True, True):
+        if not isinstance(value, torch.Tensor):
+            raise DatasetError(key, "a tensor", type(value).__name__)
+    data.memmap_like(str(folder))
+    for key, value in data.items(True, True):
+        if value.ndim == 0:
+            value = value.unsqueeze(0)
+        for start in range(0, len(value), _WRITTEN_AT_ONCE):
+            write_rows(file_of(folder, key), start, value[start : start + _WRITTEN_AT_ONCE])
+
+
+def write_rows(path: Path, row: int, value: torch.Tensor, *, flush: bool = False) -> None:
+    """Writes rows into a tensor's file, from some row on.
+
+    Args:
+        path (Path): the file (see :func:`file_of`), which has room for them.
+        row (int): first row that is written.
+        value (torch.Tensor): ``[rows, ...]``.
+
+    Keyword Args:
+        flush (bool): whether to wait until they are on the disk. Defaults to ``False``.
+    """
+    content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+    if not content.size:
+        return
+    with path.open("rb+", buffering=0) as file:
+        file.seek(row * (content.nbytes // len(value)))
+        write_all(file.fileno(), content.data)
+        if flush:
+            os.fsync(file.fileno())
+
+
+def file_of(folder: Path, key: NestedKey) -> Path:
+    """The file of a tensor in a folder of :func:`write_tensordict`."""
+    parts = (key,) if isinstance(key, str) else key
+    return folder.joinpath(*parts[:-1]) / f"{parts[-1]}.memmap"
+
+
+def count_bytes(data: TensorDictBase) -> int:
+    """Bytes of all tensors.
+
+    Examples:
+        >>> count_bytes(TensorDict({"a": torch.zeros(3, 2)}, [3]))
+        24
+    """
+    return sum(value.numel() * value.element_size() for value in data.values(True, True))
+
+
 def _map_folder(folder: Path) -> TensorDict:
     path = folder / "meta.json"
-    if not path.is_file():
-        raise DatasetError(str(path), "a file", "none")
+    meta = read_json(path)
     try:
-        meta = json.loads(path.read_text())
         shape = _read_shape(meta.pop("shape"))
         entries = {k: v for k, v in meta.items() if isinstance(v, dict)}
-    except (ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError) as error:
         raise DatasetError(str(path), "a description of a TensorDict", repr(error)) from error
     found: dict[str, Any] = {}
     for key, entry in entries.items():

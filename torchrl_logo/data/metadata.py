@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -98,8 +99,10 @@ class DatasetMetadata(Mapping[str, Any]):
         """Inverse of :meth:`to_dict`.
 
         Raises:
-            ValueError: if a field is missing or unknown.
+            ValueError: if a field is missing or unknown, or holds something else than it should.
         """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"Dataset metadata: expected fields, found {data!r}.")
         expected = set(cls.__dataclass_fields__)
         if set(data) != expected:
             raise ValueError(
@@ -107,10 +110,36 @@ class DatasetMetadata(Mapping[str, Any]):
                 f"unknown {sorted(set(data) - expected)}."
             )
         fields = dict(data)
+        for name in ("task", "quality"):
+            if not isinstance(fields[name], str | None):
+                raise ValueError(f"metadata.{name} must be a string, found {fields[name]!r}.")
+        for name in ("episodes", "transitions"):
+            if type(fields[name]) is not int or fields[name] < 1:
+                raise ValueError(f"metadata.{name} must be positive, found {fields[name]!r}.")
+        for name in ("return_statistics", "length_statistics"):
+            _require_statistics(name, fields[name])
+        if not isinstance(fields["hash"], str) or not isinstance(fields["provenance"], dict):
+            raise ValueError("metadata.hash must be a string and metadata.provenance an object.")
         fields["spec"] = TaskSpec.from_dict(data["spec"])
         if data["reference_returns"] is not None:
-            fields["reference_returns"] = ReferenceReturns(**data["reference_returns"])
+            reference = data["reference_returns"]
+            names = {field.name for field in dataclasses.fields(ReferenceReturns)}
+            if not isinstance(reference, Mapping) or set(reference) != names:
+                raise ValueError(
+                    f"metadata.reference_returns needs {sorted(names)}, found {reference!r}."
+                )
+            if not all(isinstance(value, float | int) for value in reference.values()):
+                raise ValueError(f"metadata.reference_returns must be numbers, found {reference}.")
+            fields["reference_returns"] = ReferenceReturns(**reference)
         return cls(**fields)
+
+
+def _require_statistics(name: str, found: Any) -> None:
+    expected = {"mean", "std", "min", "max", *_QUANTILES}
+    if not isinstance(found, dict) or set(found) != expected:
+        raise ValueError(f"metadata.{name} needs {sorted(expected)}, found {found!r}.")
+    if not all(isinstance(value, float) and math.isfinite(value) for value in found.values()):
+        raise ValueError(f"metadata.{name} must be finite numbers, found {found}.")
 
 
 def describe_values(values: torch.Tensor) -> dict[str, float]:

@@ -11,7 +11,11 @@ import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from torchrl.data import ReplayBufferEnsemble, TensorDictReplayBuffer
 
+from torchrl_logo.data.json_files import read_json
+from torchrl_logo.data.mapped_files import count_bytes
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
+from torchrl_logo.weight_files import load_weights, save_weights
+from torchrl_logo.whole_files import explain_write_errors, require_room, write_file
 
 __all__ = ["RealAndImaginedBuffer", "real_and_imagined_buffer"]
 
@@ -231,22 +235,31 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
         self._shared_keys = None
 
     def dumps(self, path: str | Path) -> None:
-        """Writes both buffers to folders below ``path``."""
+        """Writes both buffers to folders below ``path``.
+
+        Raises:
+            OSError: if the disk is full or read-only.
+        """
         path = Path(path).absolute()
         path.mkdir(exist_ok=True, parents=True)
         self.real.dumps(path / "real")
-        self.imagined.dumps(path / "imagined")
-        torch.save(self._transform.state_dict(), path / "transforms.pt")
+        storage = self.imagined._storage
+        if storage.initialized:
+            # TorchRL writes through mappings: on a full disk the system would end the process.
+            require_room("the buffer", path, count_bytes(storage._storage))
+        with explain_write_errors("the buffer", path):
+            self.imagined.dumps(path / "imagined")
+        save_weights(dict(self._transform.state_dict()), path / "transforms.pt")
         mix = {"batch_size": self._batch_size, "real_fraction": self.real_fraction}
-        (path / "mix.json").write_text(json.dumps(mix))
+        write_file("the buffer", path / "mix.json", json.dumps(mix).encode())
 
     def loads(self, path: str | Path) -> None:
         """Restores what :meth:`dumps` wrote."""
         path = Path(path).absolute()
-        mix = json.loads((path / "mix.json").read_text())
+        mix = read_json(path / "mix.json")
         self.real.loads(path / "real")
         self.imagined.loads(path / "imagined")
-        self._transform.load_state_dict(torch.load(path / "transforms.pt", weights_only=True))
+        self._transform.load_state_dict(load_weights(path / "transforms.pt"))
         self._batch_size = mix["batch_size"]
         self.real_fraction = mix["real_fraction"]
         self._shared_keys = None

@@ -12,6 +12,8 @@ from torchrl.envs import EnvBase
 
 __all__ = ["TaskSpec"]
 
+_LARGEST_SIZE = 2**20
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskSpec:
@@ -55,12 +57,32 @@ class TaskSpec:
     def __post_init__(self) -> None:
         for name in ("n_agents", "observation_size", "state_size", "action_size"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            # bool is a kind of int. The limit keeps what a file says from asking for terabytes.
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"TaskSpec.{name} must be a positive integer, found {value!r}.")
+            if value > _LARGEST_SIZE:
+                raise ValueError(f"TaskSpec.{name} must be at most {_LARGEST_SIZE}, found {value}.")
+        for name in ("action_low", "action_high", "observation_sizes"):
+            if not isinstance(getattr(self, name), tuple):
+                raise ValueError(f"TaskSpec.{name} must be a tuple, found {getattr(self, name)!r}.")
+        if not isinstance(self.discrete, bool):
+            raise ValueError(f"TaskSpec.discrete must be a bool, found {self.discrete!r}.")
+        if not isinstance(self.task, str | None):
+            raise ValueError(f"TaskSpec.task must be a string or None, found {self.task!r}.")
+        steps = self.max_steps
+        if steps is not None and (type(steps) is not int or steps < 1):
+            raise ValueError(f"TaskSpec.max_steps must be positive or None, found {steps!r}.")
         for name in ("action_low", "action_high"):
             found, expected = len(getattr(self, name)), 0 if self.discrete else self.action_size
             if found != expected:
                 raise ValueError(f"TaskSpec.{name} needs {expected} values, found {found}.")
+        for low, high in zip(self.action_low, self.action_high, strict=True):
+            # Not "low > high": that is never so for NaN, within which every action would be.
+            if not all(isinstance(b, float | int) for b in (low, high)) or not low <= high:
+                raise ValueError(
+                    "TaskSpec.action_low and action_high must be numbers, the first not above "
+                    f"the second, found {low!r} and {high!r}."
+                )
         if not self.observation_sizes:
             sizes = (self.observation_size,) * self.n_agents
             object.__setattr__(self, "observation_sizes", sizes)
@@ -69,6 +91,12 @@ class TaskSpec:
                 f"TaskSpec.observation_sizes needs {self.n_agents} values, one an agent, "
                 f"found {len(self.observation_sizes)}."
             )
+        for size in self.observation_sizes:
+            if not isinstance(size, int) or not 1 <= size <= self.observation_size:
+                raise ValueError(
+                    "TaskSpec.observation_sizes must be within 1 and observation_size="
+                    f"{self.observation_size}, found {size!r}."
+                )
 
     @classmethod
     def from_env(cls, env: EnvBase) -> TaskSpec:
@@ -194,6 +222,8 @@ class TaskSpec:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TaskSpec:
         """Inverse of :meth:`to_dict`; unknown fields, and missing ones without default, raise."""
+        if not isinstance(data, Mapping):
+            raise ValueError(f"TaskSpec: expected fields, found {data!r}.")
         fields = {f.name for f in dataclasses.fields(cls)}
         unknown = sorted(set(data) - fields)
         if unknown:

@@ -13,7 +13,9 @@ from tensordict import TensorDict
 from torchrl.data.replay_buffers import Sampler, Storage, TensorStorage
 from torchrl.data.replay_buffers.utils import unravel_index
 
-from torchrl_logo.data.mapped_files import map_tensordict
+from torchrl_logo.data.json_files import read_json
+from torchrl_logo.data.mapped_files import map_tensordict, write_tensordict
+from torchrl_logo.whole_files import explain_write_errors, write_file
 
 __all__ = ["UncertaintySampler"]
 
@@ -284,13 +286,14 @@ class UncertaintySampler(Sampler):
         path.mkdir(exist_ok=True, parents=True)
         state = self.state_dict()
         tensors = TensorDict({"uncertainty": state.pop("uncertainty").cpu()})
-        tensors.memmap(path / "uncertainty")
-        (path / "sampler.json").write_text(json.dumps(state))
+        with explain_write_errors("the sampler", path):
+            write_tensordict(tensors, path / "uncertainty")
+        write_file("the sampler", path / "sampler.json", json.dumps(state).encode())
 
     def loads(self, path: str | Path) -> None:
         """Restores what :meth:`dumps` wrote."""
         path = Path(path).absolute()
-        state = json.loads((path / "sampler.json").read_text())
+        state = read_json(path / "sampler.json")
         state["uncertainty"] = map_tensordict(path / "uncertainty")["uncertainty"]
         self.load_state_dict(state)
 

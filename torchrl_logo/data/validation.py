@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -9,7 +10,13 @@ from tensordict import NestedKey, TensorDictBase
 
 from torchrl_logo.data.task_spec import TaskSpec
 
-__all__ = ["DatasetError", "find_episode_starts", "layout_shapes", "validate_layout"]
+__all__ = [
+    "DatasetError",
+    "count_row_bytes",
+    "find_episode_starts",
+    "layout_shapes",
+    "validate_layout",
+]
 
 ACTION_TOLERANCE = 1e-4
 CONTINUITY_TOLERANCE = 1e-6
@@ -79,6 +86,22 @@ def layout_shapes(
         action = ((agents, spec.action_size), floats, ("agents", "action components"))
         expected["agents", "action"] = action
     return expected
+
+
+def count_row_bytes(spec: TaskSpec) -> int:
+    """Bytes of one transition in the layout.
+
+    Args:
+        spec (TaskSpec): sizes of the task.
+
+    Examples:
+        >>> spec = TaskSpec(n_agents=2, observation_size=3, state_size=4, action_size=1,
+        ...                 action_low=(-1.0,), action_high=(1.0,))
+        >>> count_row_bytes(spec)
+        111
+    """
+    shapes = layout_shapes(spec).values()
+    return sum(math.prod(shape) * dtype.itemsize for shape, dtype, _ in shapes)
 
 
 def validate_layout(data: TensorDictBase, spec: TaskSpec) -> None:

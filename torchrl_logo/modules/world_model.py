@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import inspect
 import pathlib
 from typing import Any, ClassVar, NamedTuple
 
@@ -13,6 +14,7 @@ from tensordict.nn import TensorDictModuleBase
 
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.weight_files import load_weights, save_weights
 
 __all__ = ["Prediction", "WorldModel"]
 
@@ -330,17 +332,18 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
     def save(self, path: str | pathlib.Path) -> None:
         """Writes weights, normalisers, task and architecture into one file.
 
-        Raises nothing of its own; :meth:`load` reads the file without running code from it.
+        It is written aside and put in its place, and :meth:`load` runs no code from it.
+
+        Raises:
+            OSError: if the disk is full or read-only; an earlier file is then left as it was.
         """
-        torch.save(
-            {
-                "class": type(self).__name__,
-                "spec": self.spec.to_dict(),
-                "config": self.config,
-                "state_dict": self.state_dict(),
-            },
-            path,
-        )
+        content = {
+            "class": type(self).__name__,
+            "spec": self.spec.to_dict(),
+            "config": self.config,
+            "state_dict": self.state_dict(),
+        }
+        save_weights(content, path, what="the world model")
 
     @classmethod
     def load(
@@ -355,14 +358,59 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
             device (torch.device, optional): where the model is made. Defaults to the cpu.
 
         Raises:
-            ValueError: if the file holds a model of another class.
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged or holds a model of another class, or weights of
+                another architecture than it says.
         """
-        stored = torch.load(path, map_location=device or "cpu", weights_only=True)
+        stored = load_weights(path, device=device)
+        if set(stored) != {"class", "spec", "config", "state_dict"}:
+            raise ValueError(f"{path}: expected a world model, found {sorted(map(str, stored))}.")
         if stored["class"] != cls.__name__:
             raise ValueError(f"{path} holds a {stored['class']}, expected a {cls.__name__}.")
-        model = cls(TaskSpec.from_dict(stored["spec"]), **stored["config"], device=device)
-        model.load_state_dict(stored["state_dict"])
+        weights = _require_tensors(path, stored["state_dict"])
+        config = _require_config(path, stored["config"], cls, weights)
+        try:
+            spec = TaskSpec.from_dict(stored["spec"])
+            # Shapes alone, which take no memory: whatever the file says fits its weights, or is
+            # refused before anything of that size is made.
+            shapes = cls(spec, **config, device="meta").state_dict()
+        except (ValueError, TypeError, KeyError, RuntimeError) as error:
+            raise ValueError(f"{path}: expected a {cls.__name__}, found {error}") from error
+        for name in sorted(shapes.keys() | weights.keys()):
+            expected, found = (
+                f"{tensors[name].dtype} {list(tensors[name].shape)}" if name in tensors else "none"
+                for tensors in (shapes, weights)
+            )
+            if expected != found:
+                raise ValueError(f"{path}, weight {name!r}: expected {expected}, found {found}.")
+        model = cls(spec, **config, device=device)
+        model.load_state_dict(weights)
         return model
+
+
+def _require_tensors(path: str | pathlib.Path, found: Any) -> dict[str, torch.Tensor]:
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        raise ValueError(f"{path}: expected tensors by their names, found {type(found).__name__}.")
+    return found
+
+
+def _require_config(
+    path: str | pathlib.Path, config: Any, kind: type, weights: dict[str, torch.Tensor]
+) -> dict[str, Any]:
+    """Refuses what is no keyword of the class, and numbers beyond what the weights can be of."""
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected an architecture, found {config!r}.")
+    accepted = inspect.signature(kind).parameters
+    # No width, depth or number of members is larger than the number of weights.
+    largest = sum(tensor.numel() for tensor in weights.values())
+    for name, value in config.items():
+        if name not in accepted or name in ("spec", "device"):
+            raise ValueError(f"{path}: {kind.__name__} has no {name!r}.")
+        if not isinstance(value, bool | int | float | str | None) or (
+            isinstance(value, int) and not 0 <= value <= largest
+        ):
+            raise ValueError(f"{path}: expected another {name} of a {kind.__name__}: {value!r}.")
+    return config
 
 
 def next_key(key: NestedKey) -> NestedKey:
