@@ -20,8 +20,10 @@ def test_recorded_transitions_are_reproduced(task):
     rows = torch.cat([rows[:500], dataset.data[last]])
     model = SimulatorWorldModel(dataset.spec)
     found = model(rows.select(*model.in_keys).clone())
-    for key in [("next", "state"), ("next", "agents", "observation"), ("next", "terminated")]:
-        assert torch.equal(found[key], rows[key]), key
+    assert torch.equal(found["next", "terminated"], rows["next", "terminated"])
+    # The last bit depends on a row's place in the batch, for the sake of vector instructions.
+    for key in [("next", "state"), ("next", "agents", "observation")]:
+        torch.testing.assert_close(found[key], rows[key], rtol=1e-6, atol=1e-7)
     error = (found["next", "reward"] - rows["next", "reward"]).abs().squeeze(-1)
     if task == "vmas/navigation":
         # VMAS punishes agents that come within 5 mm only if any pair of the whole batch touches:
