@@ -3,6 +3,7 @@
 # make test      lint, then all tests (also the examples in docstrings, README and docs)
 # make docs      the documentation as HTML in docs/_build/html
 # make bench     the committed benchmarks
+# make report    the results' page and figures from the rows of benchmarks/paper
 
 PYTHON ?= python3
 VENV := .venv
@@ -22,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export PYTHONUNBUFFERED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs bench
+.PHONY: help install demo test lint format docs bench report
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -69,3 +70,6 @@ docs: $(INSTALLED_DOCS)
 bench: install
 	@test -n "$(BENCHMARKS)" || { echo "There is no script in benchmarks/."; exit 1; }
 	@for script in $(BENCHMARKS); do echo "$$script"; $(PY) $$script || exit 1; done
+
+report: install
+	@$(PY) -m benchmarks.paper report

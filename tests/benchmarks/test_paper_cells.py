@@ -7,9 +7,11 @@ import json
 import pytest
 import torch
 
+from benchmarks.paper import sweep
 from benchmarks.paper.borrowed_uncertainty import BorrowedUncertainty
 from benchmarks.paper.cells import RunOptions, run_cell
 from benchmarks.paper.grid import Budget, Cell
+from benchmarks.paper.rows import read_rows
 from benchmarks.paper.variants import Variant
 from benchmarks.paper.world_models import share_world_model
 from torchrl_logo.data import load_dataset
@@ -104,6 +106,17 @@ def test_a_loss_that_is_off_trains_another_model(folder):
     inputs = [dataset.data[:9][k] for k in ("state", ("agents", "observation"))]
     inputs.append(dataset.data[:9]["agents", "action"])
     assert not torch.equal(off.predict(*inputs).uncertainty, on.predict(*inputs).uncertainty)
+
+
+def test_a_hydra_job_writes_its_row_once(folder, monkeypatch):
+    table = folder / "swept.jsonl"
+    overrides = [f'dataset="{DATASET}"', "method=bc", "steps=2", "episodes=2"]
+    overrides += [f"folder={folder}", f"rows={table}", "mlflow=false", f"hydra.run.dir={folder}/h"]
+    monkeypatch.setattr("sys.argv", ["sweep", *overrides])
+    for _ in range(2):
+        sweep.main()
+    (row,) = read_rows(table)
+    assert (row["dataset"], row["method"], row["steps"]) == (DATASET, "bc", 2)
 
 
 def test_seeds_are_nested_runs_of_one_parent(folder):
