@@ -102,6 +102,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--warm-start", action="store_true", help="fit a heuristic first")
+    parser.add_argument("--fit-steps", type=int, default=1500, help="of the warm start")
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--state", type=Path, default=None, help="where progress is kept")
     parser.add_argument("--note", default="", help="what users should know of the expert")
@@ -168,7 +169,7 @@ def spread_out(observation: torch.Tensor) -> torch.Tensor:
     return torch.stack(pushes, -1)
 
 
-def fit_heuristic(actor: TensorDictModule, env: EnvBase, steps: int = 1500) -> list[dict]:
+def fit_heuristic(actor: TensorDictModule, env: EnvBase, steps: int) -> list[dict]:
     """Fits the actor to the heuristic, whose actions get noise.
 
     Returns snapshots of the actor on the way.
@@ -265,7 +266,7 @@ def main() -> None:
         history, iteration = saved["history"], saved["iteration"]
         total_frames, fit.seen = saved["frames"], saved["seen"]
     elif args.warm_start:
-        history = fit_heuristic(actor, env)
+        history = fit_heuristic(actor, env, args.fit_steps)
     if args.minutes <= 0:
         write_behaviour_file(args, spec, history)
         return

@@ -61,14 +61,14 @@ def make_imagined(model: WorldModel, **kwargs: bool) -> ImaginedEnv:
 def test_a_step_costs_its_own_uncertainty(accumulate: bool) -> None:
     env = make_imagined(CountingModel(), accumulate=accumulate)
     penalty = UncertaintyPenalty(2.5, accumulated=accumulate)
-    # two rollouts in a row: what the first one summed up must not reach the second
+    # two rollouts in a row: what the first one added up must not reach the second
     rollout = TransformedEnv(env, penalty).rollout(8, break_when_any_done=False)
     # rewards 1, 2, 3, 4 less 2.5 times uncertainties of 0.1, 0.2, 0.3, 0.4
     expected = torch.tensor([0.75, 1.5, 2.25, 3.0]).repeat(2).expand(6, 8)
     torch.testing.assert_close(rollout["next", "reward"].squeeze(-1), expected)
     # the uncertainty itself is left to those who draw by it
     step = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    left = (step.cumsum(0) if accumulate else step).repeat(2).expand(6, 8)
+    left = (step.square().cumsum(0).sqrt() if accumulate else step).repeat(2).expand(6, 8)
     torch.testing.assert_close(rollout["next", "uncertainty"].squeeze(-1), left)
 
 

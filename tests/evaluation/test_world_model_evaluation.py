@@ -127,28 +127,30 @@ def _scaled(spec: TaskSpec, scale: float) -> _Handmade:
 
 
 def test_trace_adds_up_a_drift() -> None:
-    """Each step moves the imagined state by the action: error (k a / s)^2, uncertainty k a."""
+    """Each step moves the imagined state by the action: error (k a / s)^2, uncertainty a."""
     spec = TaskSpec(1, 1, 1, 1, action_low=(-1.0,), action_high=(1.0,))
-    action = torch.cat([torch.full((4, 1, 1), 0.1), torch.full((4, 1, 1), 0.3)])
+    action = torch.cat([torch.full((4, 1, 1), 0.1), torch.full((4, 1, 1), 0.25)])
     model, data = _scaled(spec, 2.0), _still_world(4, action)
     trace = trace_open_loop(model, data, horizon=4)
     trace = trace[trace["uncertainty"][:, 0].argsort()]
     steps = torch.arange(1.0, 5.0)
-    drift = torch.tensor([[0.1], [0.3]]) * steps
+    drift = torch.tensor([[0.1], [0.25]]) * steps
     torch.testing.assert_close(trace["state_error"], (2 * drift).square())
-    torch.testing.assert_close(trace["accumulated_uncertainty"], drift)
+    together = torch.tensor([[0.1], [0.25]]) * steps.sqrt()
+    torch.testing.assert_close(trace["accumulated_uncertainty"], together)
     torch.testing.assert_close(trace["uncertainty"], drift[:, :1].expand(2, 4))
     assert trace["observation_error"].eq(0).all()
 
     found = measure_uncertainty(trace)
-    # Error is a monotone function of the accumulated drift.
-    assert abs(found["accumulated_uncertainty_rho"] - 1) < 1e-9
+    # Drifts .1 .2 .3 .4 and .25 .5 .75 1 rank 1 2 4 5 and 3 6 7 8; uncertainties, .1 to .2 and .25
+    # to .5, rank 1 to 8: squares of the differences add up to 6.
+    assert abs(found["accumulated_uncertainty_rho"] - (1 - 6 * 6 / (8 * 63))) < 1e-9
     assert found["uncertainty_rho"] < 0.9
-    squares = drift.flatten().sort().values.square()
-    assert abs(found["kept_error_ratio"] - (squares[:4].mean() / squares.mean()).item()) < 1e-6
+    squares = drift.square()
+    assert abs(found["kept_error_ratio"] - (squares[0].mean() / squares.mean()).item()) < 1e-6
     results = evaluate_world_model(model, data, horizon=4)
-    # Linear interpolation between two windows' errors 0.64 and 5.76.
-    assert abs(results["open_loop/state_error_p99/4"] - (0.64 + 0.99 * (5.76 - 0.64))) < 1e-4
+    # Linear interpolation between two windows' errors 0.64 and 4.0.
+    assert abs(results["open_loop/state_error_p99/4"] - (0.64 + 0.99 * (4.0 - 0.64))) < 1e-4
     assert results["open_loop/kept_error_ratio"] == found["kept_error_ratio"]
 
 

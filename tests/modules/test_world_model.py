@@ -183,8 +183,8 @@ def test_local_to_global_parts_compose_to_the_whole() -> None:
 
 def test_carried_observations() -> None:
     data = make_data(CONTINUOUS, 6)
-    decoded, local = make_model(LOGOWorldModel), make_model(LOGOWorldModel)
-    local.carry = "local"  # type: ignore[assignment]
+    residual, decoded, local = (make_model(LOGOWorldModel) for _ in range(3))
+    decoded.carry, local.carry = "decoded", "local"  # type: ignore[assignment]
     a, b = (m(data.select(*m.in_keys)) for m in (decoded, local))
     assert torch.equal(a["next", "state"], b["next", "state"])
     expected = local.predict_local(data.select(*local.in_keys))["next", "agents", "observation"]
@@ -194,6 +194,14 @@ def test_carried_observations() -> None:
     expected = decoded.observation_normalizer.denormalize(decoded.decode(state_n))
     expected = expected * decoded.observation_mask
     torch.testing.assert_close(a["next", "agents", "observation"], expected)
+    # What the decoder missed of the last observation is kept in part: none, a half, all of it.
+    residual.persistence_logit.data[:, 0] = -100.0
+    residual.persistence_logit.data[:, 2] = 100.0
+    c = residual(data.select(*residual.in_keys))["next", "agents", "observation"]
+    start = decoded.decode(decoded.state_normalizer.normalize(data["state"]))
+    missed = data["agents", "observation"] - decoded.observation_normalizer.denormalize(start)
+    kept = expected + torch.tensor([0.0, 0.5, 1.0, 0.5])[: expected.shape[-1]] * missed
+    torch.testing.assert_close(c, kept * decoded.observation_mask)
     with pytest.raises(ValueError, match="carry"):
         LOGOWorldModel(CONTINUOUS, carry="state")  # type: ignore[arg-type]
 

@@ -70,7 +70,9 @@ def standardise(values: torch.Tensor, of: torch.Tensor) -> torch.Tensor:
 
 
 def test_logo_terms() -> None:
-    model, loss, batch = make(LOGOWorldModel, reward_loss="l2", direct=0.5)
+    model, loss, batch = make(
+        LOGOWorldModel, reward_loss="l2", direct=0.5, state=0.1, decoded_share=0.0
+    )
     spec_mask = model.observation_mask
     out = loss(batch)
     s, s2 = batch["state"], batch["next", "state"]
@@ -99,9 +101,30 @@ def test_logo_terms() -> None:
     decoded = model.decode(standardise(s2, s))
     true_next = model.observation_normalizer.normalize(o2) * spec_mask
     close(out["loss_reconstruction"], ((decoded - true_next) ** 2).sum() / (16 * count))
+    missed = model.observation_normalizer.normalize(o) * spec_mask - model.decode(state)
+    kept = model.persistence * missed - (true_next - decoded)
+    close(out["loss_persistence"], (kept**2).sum() / (16 * count))
     direct = model.direct_delta(state, a)
     close(out["loss_direct"], 0.5 * ((direct - delta) ** 2).mean())
     assert set(out.keys()) == set(loss.out_keys) and "loss_action_mask" not in out.keys()
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0])
+def test_a_share_of_the_rows_reads_decoded_observations(share: float) -> None:
+    model, loss, batch = make(LOGOWorldModel, reduction="none", decoded_share=share)
+    found = loss(batch)["loss_regularizer"]
+    state_n = model.state_normalizer.normalize(batch["state"])
+    decoded = batch.clone()
+    decoded["agents", "observation"] = model.observation_normalizer.denormalize(
+        model.decode(state_n)
+    )
+    recorded_loss = LOGOWorldModelLoss(model, reduction="none", decoded_share=0.0)
+    recorded = recorded_loss(batch)["loss_regularizer"]
+    replaced = recorded_loss(decoded)["loss_regularizer"]
+    rows = torch.arange(16) % round(1 / share) == round(1 / share) - 1
+    torch.testing.assert_close(found, torch.where(rows, replaced, recorded))
+    with pytest.raises(ValueError, match="decoded_share"):
+        LOGOWorldModelLoss(model, decoded_share=1.5)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +144,7 @@ def test_logo_terms() -> None:
         ("reward", {"outcome_network"}),
         ("termination", {"outcome_network"}),
         ("reconstruction", {"decoder", "decoder_skip"}),
+        ("persistence", {"persistence_logit"}),
         ("direct", {"direct_encoder"}),
     ],
 )
@@ -246,21 +270,26 @@ def test_loss_compiles_without_breaks() -> None:
 def test_an_unrolled_loss_is_the_loss_along_the_models_own_rollout(
     model_class: type, loss_class: type
 ) -> None:
-    model, single, batch = make(model_class)
+    logo = model_class is LOGOWorldModel
+    kwargs = {"decoded_share": 0.0} if logo else {}
+    model, single, batch = make(model_class, **kwargs)
     windows = batch.reshape(4, 4)
-    found = loss_class(model, unroll=4)(windows)
+    found = loss_class(model, unroll=4, **kwargs)(windows)
     state, observation = windows["state"][:, 0], windows["agents", "observation"][:, 0]
     expected: dict[str, list[torch.Tensor]] = {key: [] for key in found.keys()}
     for t in range(4):
         step = windows[:, t].clone()
         step["state"], step["agents", "observation"] = state, observation
         terms = single(step)
-        if model_class is LOGOWorldModel:
+        if logo:
             # Observations are decoded from the state: the local model's changes are the recorded
             # ones, wherever they start from.
             change = windows["next", "agents", "observation"] - windows["agents", "observation"]
             step["next", "agents", "observation"] = observation + change[:, t]
-            terms = single(step).set("loss_reconstruction", terms["loss_reconstruction"])
+            changed = single(step)
+            for key in ("loss_reconstruction", "loss_persistence"):
+                changed.set(key, terms[key])
+            terms = changed
         for key, value in terms.items():
             expected[key].append(value)
         following = model.predict(state, observation, step["agents", "action"])
@@ -270,7 +299,8 @@ def test_an_unrolled_loss_is_the_loss_along_the_models_own_rollout(
     # A later step's error reaches the first prediction.
     first = windows["state"].clone().requires_grad_()
     windows["state"] = first
-    loss_class(model, unroll=4, reduction="none")(windows)["loss_state"][:, 3].sum().backward()
+    term = "loss_regularizer" if logo else "loss_state"
+    loss_class(model, unroll=4, reduction="none", **kwargs)(windows)[term][:, 3].sum().backward()
     assert first.grad is not None
     assert first.grad[:, 0].abs().sum() > 0 and first.grad[:, 1:].eq(0).all()
 

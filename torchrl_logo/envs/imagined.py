@@ -12,6 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs.model_based import ModelBasedEnvBase
 
+from torchrl_logo.modules.accumulated_uncertainty import accumulate_uncertainty
 from torchrl_logo.modules.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -26,8 +27,8 @@ class ImaginedEnv(ModelBasedEnvBase):
     To TorchRL it is an environment like any other, with the real environment's specs: it runs in
     collectors, under planners and transforms. It differs in what it writes beside them:
     ``"uncertainty"`` ``[*, 1]``, 0 at the start of a rollout and under ``"next"`` after a step,
-    is the model's uncertainty summed over the rollout so far (which ranks a model's errors far
-    better than that of the last step) or, with ``accumulate=False``, that of the step.
+    is the model's uncertainty accumulated over the rollout so far (which ranks a model's errors
+    far better than that of the last step) or, with ``accumulate=False``, that of the step.
 
     ``reset()`` draws start states uniformly, with replacement; ``reset(tensordict)`` with an
     observation and a state in ``tensordict`` starts from these; with a ``"_reset"`` mask the
@@ -54,7 +55,8 @@ class ImaginedEnv(ModelBasedEnvBase):
             best.
         termination (Callable, optional): a known rule for the end of an episode, in place of the
             model's: maps the transition (root and ``"next"`` entries) to bool ``[*, 1]``.
-        accumulate (bool): whether uncertainty is summed along the rollout. Defaults to ``True``.
+        accumulate (bool): whether uncertainty is accumulated along the rollout
+            (:func:`~torchrl_logo.modules.accumulate_uncertainty`). Defaults to ``True``.
         clamp_margin (float, optional): imagined states and observations are kept within the
             training data's range of each feature, widened by this share of the range on both
             sides, so that a bad rollout does not run away. ``None`` leaves them alone.
@@ -303,7 +305,7 @@ class ImaginedEnv(ModelBasedEnvBase):
             step = tensordict.get("step") + 1
             truncated = (step >= self.horizon) | ~alive
             if self.accumulate:
-                uncertainty = uncertainty + tensordict.get(keys.uncertainty)
+                uncertainty = accumulate_uncertainty(tensordict.get(keys.uncertainty), uncertainty)
             out = self._new_tensordict(tensordict.batch_size)
             out.set(keys.observation, observation)
             if spec.discrete:

@@ -6,6 +6,8 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torchrl.envs import Transform
 
+from torchrl_logo.modules.accumulated_uncertainty import recover_step_uncertainty
+
 __all__ = ["UncertaintyPenalty"]
 
 
@@ -19,15 +21,15 @@ class UncertaintyPenalty(Transform):
     it is what the model reports: for :class:`~torchrl_logo.modules.EnsembleWorldModel` the
     members' disagreement, since its members predict no variances.
 
-    An :class:`~torchrl_logo.envs.ImaginedEnv` sums uncertainty along a rollout unless it was made
-    with ``accumulate=False``; the step's own is the difference to the root's.
+    An :class:`~torchrl_logo.envs.ImaginedEnv` accumulates uncertainty along a rollout unless it
+    was made with ``accumulate=False``; the step's own is recovered from the root's.
 
     Args:
         coefficient (float): :math:`\lambda`, in units of reward per unit of uncertainty; not
             negative.
 
     Keyword Args:
-        accumulated (bool): whether the environment sums uncertainty along a rollout.
+        accumulated (bool): whether the environment accumulates uncertainty along a rollout.
             Defaults to ``True``.
         reward_key (NestedKey): Defaults to ``"reward"``.
         uncertainty_key (NestedKey): Defaults to ``"uncertainty"``.
@@ -35,11 +37,11 @@ class UncertaintyPenalty(Transform):
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
-        >>> before = TensorDict({"uncertainty": torch.tensor([[0.5]])}, [1])
-        >>> after = TensorDict({"uncertainty": torch.tensor([[0.75]]),
+        >>> before = TensorDict({"uncertainty": torch.tensor([[3.0]])}, [1])
+        >>> after = TensorDict({"uncertainty": torch.tensor([[5.0]]),
         ...                     "reward": torch.tensor([[1.0]])}, [1])
         >>> UncertaintyPenalty(2.0)._step(before, after)["reward"]
-        tensor([[0.5000]])
+        tensor([[-7.]])
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class UncertaintyPenalty(Transform):
     def _step(self, tensordict: TensorDictBase, next_tensordict: TensorDictBase) -> TensorDictBase:
         uncertainty = next_tensordict.get(self.uncertainty_key)
         if self.accumulated:
-            uncertainty = uncertainty - tensordict.get(self.uncertainty_key)
+            before = tensordict.get(self.uncertainty_key)
+            uncertainty = recover_step_uncertainty(before, uncertainty)
         reward = next_tensordict.get(self.reward_key)
         return next_tensordict.set(self.reward_key, reward - self.coefficient * uncertainty)
 

@@ -103,8 +103,8 @@ def trace_open_loop(
     Returns:
         A TensorDict ``[W, horizon]`` of ``"state_error"``, ``"observation_error"``,
         ``"reward_error"`` (in the units of :func:`evaluate_world_model`), the step's
-        ``"uncertainty"`` and ``"accumulated_uncertainty"``, its sum since the start, all
-        ``[W, horizon]``.
+        ``"uncertainty"`` and ``"accumulated_uncertainty"``, the root of the sum of its squares
+        since the start, all ``[W, horizon]``.
 
     Raises:
         ValueError: if the dataset belongs to another task than the model, or no episode is as
@@ -140,7 +140,7 @@ def trace_open_loop(
                 for name, (key, scale) in scales.items()
             },
             "uncertainty": uncertainty,
-            "accumulated_uncertainty": uncertainty.cumsum(1),
+            "accumulated_uncertainty": uncertainty.square().cumsum(1).sqrt(),
         },
         batch_size=truth.batch_size,
         device=device,

@@ -1,5 +1,9 @@
 """World models and the networks of policies and critics."""
 
+from torchrl_logo.modules.accumulated_uncertainty import (
+    accumulate_uncertainty,
+    recover_step_uncertainty,
+)
 from torchrl_logo.modules.action_values import make_action_value_network
 from torchrl_logo.modules.actors import make_gaussian_actor
 from torchrl_logo.modules.agent_critics import AgentCritic, make_agent_critic, make_agent_value
@@ -58,4 +62,6 @@ __all__ = [
     "make_recurrent_action_value_network",
     "make_recurrent_categorical_actor",
     "make_recurrent_gaussian_actor",
+    "accumulate_uncertainty",
+    "recover_step_uncertainty",
 ]

@@ -22,6 +22,8 @@ _IDENTITY_SIZE = 8
 # Scales, beside 1, on which a standardised observation is read.
 _FREQUENCIES = (4.0, 16.0)
 
+_PERSISTENCE_SCALE = 10.0
+
 
 class Deduction(NamedTuple):
     """What the deductive model concludes, in standardised units.
@@ -75,8 +77,10 @@ class LOGOWorldModel(WorldModel):
             the direct encoder are half, decoder and outcome heads a quarter as wide. Defaults to
             ``256``.
         carry (str): which next observation is written, and so carried along a rollout:
-            ``"decoded"`` from the deduced next state, so that the two never drift apart, or
-            ``"local"``, the local model's own. Defaults to ``"decoded"``.
+            ``"decoded"`` from the deduced next state, so that the two never drift apart;
+            ``"residual"``, that and what the decoder missed of the last observation, feature by
+            feature as far as such misses persist in the data; or ``"local"``, the local model's
+            own. Defaults to ``"residual"``.
         device (torch.device, optional): where parameters and buffers are made.
 
     Examples:
@@ -100,11 +104,11 @@ class LOGOWorldModel(WorldModel):
         spec: TaskSpec,
         *,
         hidden_size: int = 256,
-        carry: Literal["decoded", "local"] = "decoded",
+        carry: Literal["residual", "decoded", "local"] = "residual",
         device: torch.device | str | None = None,
     ) -> None:
-        if carry not in ("decoded", "local"):
-            raise ValueError(f"carry must be 'decoded' or 'local', found {carry!r}.")
+        if carry not in ("residual", "decoded", "local"):
+            raise ValueError(f"carry must be 'residual', 'decoded' or 'local', found {carry!r}.")
         if hidden_size < 4:
             raise ValueError(f"hidden_size must be at least 4, found {hidden_size}.")
         super().__init__(spec, device=device)
@@ -136,14 +140,25 @@ class LOGOWorldModel(WorldModel):
         self.decoder_skip = nn.Linear(d_s, n * d_o, device=device)
         self.decoder = _mlp(d_s, quarter, n * d_o, depth=1, device=device)
 
+        # How much of what the decoder misses is still missed a step later, by feature.
+        self.persistence_logit = nn.Parameter(torch.zeros(n, d_o, device=device))
+
         outcomes = 2 + (n * d_a if spec.discrete else 0)
-        self.outcome_network = _mlp(2 * d_s + n * d_a, quarter, outcomes, depth=2, device=device)
+        self.outcome_network = _mlp(
+            half + 2 * d_s + n * d_a, half, outcomes, depth=2, device=device
+        )
         self.direct_encoder = _mlp(d_s + n * d_a, half, d_s, depth=2, device=device)
 
     @property
     def termination_bias(self) -> torch.Tensor:
         """Bias of the termination head, ``[1]``."""
         return self.outcome_network[-1].bias.data[1:2]
+
+    @property
+    def persistence(self) -> torch.Tensor:
+        """Share of what the decoder misses that it misses again a step later, ``[N, d_o]``."""
+        # Scaled, so that an optimiser's small steps reach either end.
+        return (_PERSISTENCE_SCALE * self.persistence_logit).sigmoid()
 
     def describe_agents(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """What both models read of an agent: observation on several scales, action, identity.
@@ -202,7 +217,9 @@ class LOGOWorldModel(WorldModel):
         )
         # Reward, termination and masks are judged from the two states. They do not shape the
         # states: rare ends and large rewards would be learnt by heart at the dynamics' expense.
-        outcome = self.outcome_network(torch.cat([state, state_delta.detach(), flat_action], -1))
+        outcome = self.outcome_network(
+            torch.cat([team.detach(), state, state_delta.detach(), flat_action], -1)
+        )
         mask_logit = None
         if self.spec.discrete:
             mask_logit = outcome[..., 2:].unflatten(-1, (self.spec.n_agents, -1))
@@ -248,10 +265,11 @@ class LOGOWorldModel(WorldModel):
         local = self.local_delta(state_n, agents)
         deduction = self.deduce(state_n, agents, action, local)
         next_state = state + self.state_delta_normalizer.denormalize(deduction.state_delta)
-        if self.carry == "decoded":
-            next_observation = self._decode_units(next_state)
-        else:
+        if self.carry == "local":
             next_observation = self._advance(observation, local)
+        else:
+            next_state_n = self.state_normalizer.normalize(next_state)
+            next_observation = self._advance_decoded(state_n, observation_n, next_state_n)
         return Prediction(
             state=next_state,
             observation=next_observation,
@@ -338,8 +356,13 @@ class LOGOWorldModel(WorldModel):
         change = self.observation_delta_normalizer.denormalize(local_delta)
         return (observation + change) * self.observation_mask
 
-    def _decode_units(self, state: torch.Tensor) -> torch.Tensor:
-        decoded = self.decode(self.state_normalizer.normalize(state))
+    def _advance_decoded(
+        self, state: torch.Tensor, observation: torch.Tensor, next_state: torch.Tensor
+    ) -> torch.Tensor:
+        """The next observation from the next state; all standardised but the result."""
+        decoded = self.decode(next_state)
+        if self.carry == "residual":
+            decoded = decoded + self.persistence * (observation - self.decode(state))
         return self.observation_normalizer.denormalize(decoded) * self.observation_mask
 
 

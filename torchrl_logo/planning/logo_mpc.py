@@ -12,6 +12,7 @@ from torchrl.envs.utils import exploration_type
 from torchrl.modules import MPCPlannerBase
 
 from torchrl_logo.envs.imagined import ImaginedEnv
+from torchrl_logo.modules.accumulated_uncertainty import recover_step_uncertainty
 from torchrl_logo.planning.candidates import (
     CategoricalCandidates,
     GaussianCandidates,
@@ -393,7 +394,7 @@ class LOGOMPC(MPCPlannerBase):
             following = env._step(current.copy().set(keys.action, action))
             doubt = following.get(keys.uncertainty)
             if env.accumulate:
-                doubt = doubt - current.get(keys.uncertainty)
+                doubt = recover_step_uncertainty(current.get(keys.uncertainty), doubt)
             gain = self.gamma**step * following.get(keys.reward)
             score = torch.where(running, score + gain, score)
             total = torch.where(running, total + doubt, total)

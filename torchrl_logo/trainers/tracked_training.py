@@ -184,7 +184,7 @@ def _log_world_model(run: MLflowRun, trainer: OfflineTrainer) -> None:
     )
     run.log_figure("open_loop_state", figure)
     error = ((predicted - true) * scale).square().mean(-1).sqrt()  # [W, L]
-    uncertainty = imagined.get("uncertainty").squeeze(-1).cumsum(1)
+    uncertainty = imagined.get("uncertainty").squeeze(-1).square().cumsum(1).sqrt()
     run.log_figure(
         "uncertainty_against_error",
         plot_uncertainty_against_error(uncertainty.cpu(), error.cpu()),
