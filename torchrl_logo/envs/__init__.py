@@ -3,6 +3,7 @@
 from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.envs.latent_imagined import LatentImaginedEnv
 from torchrl_logo.envs.registry import available_tasks, make_env
+from torchrl_logo.envs.termination import known_termination, tasks_with_known_termination
 from torchrl_logo.envs.uncertainty_penalty import UncertaintyPenalty
 
 __all__ = [
@@ -10,5 +11,7 @@ __all__ = [
     "LatentImaginedEnv",
     "UncertaintyPenalty",
     "available_tasks",
+    "known_termination",
     "make_env",
+    "tasks_with_known_termination",
 ]

@@ -230,7 +230,8 @@ def _to_jax(tensor: torch.Tensor) -> Any:
 
 
 @functools.cache
-def _build_simulator(map_name: str) -> Any:
+def build_simulator(map_name: str) -> Any:
+    """JaxMARL's simulator of a map, one for all who ask."""
     maps = require("jaxmarl.environments.smax.smax_env", extra="smax")
     import jax
     from jaxmarl.environments.smax import HeuristicEnemySMAX
@@ -246,7 +247,7 @@ def _compile(map_name: str, num_envs: int) -> _Battle:
     They are what is shared: JAX compiles anew for each function that it is given, and for each
     number of simulations.
     """
-    simulator = _build_simulator(map_name)
+    simulator = build_simulator(map_name)
     import jax
     import jax.numpy as jnp
 
