@@ -35,7 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     running.add_argument("--time-limit", type=float, metavar="MINUTES", help="begin none after")
     running.add_argument("--steps", type=int, default=Budget.steps, help="updates of a policy")
     running.add_argument("--world-model-steps", type=int, default=Budget.world_model_steps)
-    running.add_argument("--episodes", type=int, default=100, help="of the final evaluation")
+    running.add_argument("--episodes", type=int, default=64, help="of the final evaluation")
     running.add_argument("--folder", type=Path, default=Path("runs/paper"), help="for models")
     running.add_argument("--rows", type=Path, help="the table, instead of the committed one")
     running.add_argument("--no-mlflow", action="store_true")

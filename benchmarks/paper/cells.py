@@ -37,7 +37,7 @@ class RunOptions:
         track: whether runs are recorded in MLflow.
     """
 
-    episodes: int = 100
+    episodes: int = 64
     folder: Path = Path("runs/paper")
     track: bool = True
 

@@ -14,8 +14,9 @@ from torchrl_logo.planning import LOGOMPC
 
 __all__ = ["PLANNING", "make_planner"]
 
-# The planner's settings, the same on all datasets.
-PLANNING = {"planning_horizon": 5, "num_candidates": 64, "num_elites": 8, "iterations": 2}
+# The planner's settings, the same on all datasets: small, since it plans at each step of each
+# episode.
+PLANNING = {"planning_horizon": 4, "num_candidates": 32, "num_elites": 4, "iterations": 2}
 
 
 class _LowerValue(TensorDictModuleBase):

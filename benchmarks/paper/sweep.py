@@ -34,7 +34,7 @@ class SweepConfig:
     seed: int = 0
     steps: int = Budget.steps
     world_model_steps: int = Budget.world_model_steps
-    episodes: int = 100
+    episodes: int = 64
     # Where world models and claims are kept; all jobs must see it.
     folder: str = "runs/paper"
     rows: str = str(RESULTS / "rows.jsonl")
@@ -46,8 +46,7 @@ ConfigStore.instance().store(name="paper_sweep", node=SweepConfig)
 
 @hydra.main(version_base="1.3", config_path=None, config_name="paper_sweep")
 def main(config: Any) -> None:
-    job = OmegaConf.to_object(config)
-    assert isinstance(job, SweepConfig)
+    job = SweepConfig(**OmegaConf.to_container(config))  # type: ignore[arg-type]
     budget = Budget(job.steps, job.world_model_steps)
     cell = Cell(job.dataset, job.method, job.variant, job.seed, budget)
     options = RunOptions(job.episodes, Path(job.folder).absolute(), job.mlflow)

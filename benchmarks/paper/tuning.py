@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.paper.grid import DISCRETE_METHODS, METHODS, Budget, Cell
 from benchmarks.paper.rows import latest_rows, read_rows
-from benchmarks.paper.settings import CHOSEN
+from benchmarks.paper.settings import BASE, CHOSEN, merge_settings
 
 __all__ = ["HELD_APART", "SEARCH_SIZE", "SPACES", "choose_settings", "search_jobs"]
 
@@ -27,8 +27,6 @@ SEARCH_SIZE = 6
 
 
 def _cross(first: list[dict[str, Any]], second: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    from benchmarks.paper.settings import merge_settings
-
     return [merge_settings(a, b) for a in first for b in second]
 
 
@@ -47,7 +45,10 @@ SPACES: dict[str, dict[str, list[dict[str, Any]]]] = {
         "cfcql": _cross(_CONSERVATISM, _losses("bc_coeff", 0.25, 0.5, 1.0)),
         "mabcq": _cross(_RATES, _losses("phi", 0.05, 0.2)),
         "matd3bc": _cross([{"lr": 2e-4}, {"lr": 5e-4}], _losses("alpha", 1.0, 2.5, 10.0)),
-        "omar": _cross(_CONSERVATISM, _losses("rectification_coeff", 0.5, 0.7, 0.9)),
+        "omar": _cross(
+            [merge_settings(BASE["omar"], settings) for settings in _CONSERVATISM],
+            _losses("rectification_coeff", 0.5, 0.7, 0.9),
+        ),
         "omiga": _cross([{"lr": 2e-4}, {"lr": 5e-4}], _losses("alpha", 1.0, 5.0, 10.0)),
         "maicq": _cross(_RATES, _losses("actor_temperature", 0.1, 1.0)),
         "mopo": _cross(

@@ -77,33 +77,32 @@ def work(
 
     torch.set_num_threads(1)
     logger.setLevel("WARNING")
-    claims = options.folder / "claims"
-    claims.mkdir(parents=True, exist_ok=True)
+    (options.folder / "claims").mkdir(parents=True, exist_ok=True)
     failed: set[Any] = set()
-    busy = True
-    while busy:
-        busy = False
-        for job in jobs:
-            if deadline is not None and time.time() > deadline:
-                return
-            cell = job[0]
-            if cell.key in failed or not find_open_cells([job], rows, retry=retry):
-                continue
-            name = hashlib.sha256(json.dumps([str(rows.resolve()), *cell.key]).encode())
-            claim = FileLock(claims / f"{name.hexdigest()[:24]}.lock")
-            try:
-                with claim.acquire(timeout=0):
-                    # Somebody may have done it between the look and the claim.
-                    if not find_open_cells([job], rows, retry=retry):
-                        continue
-                    row = _run_or_report(job, options, run)
-                    append_row(rows, row)
-            except Timeout:
-                continue
-            busy = True
-            if "error" in row:
-                failed.add(cell.key)
-            _print_row(cell, row)
+    while deadline is None or time.time() <= deadline:
+        for job in find_open_cells(jobs, rows, retry=retry):
+            if job[0].key not in failed and (row := _claim_and_run(job, rows, options, retry, run)):
+                break
+        else:
+            return  # nothing is left that nobody is at work on
+        if "error" in row:
+            failed.add(job[0].key)
+        _print_row(job[0], row)
+
+
+def _claim_and_run(job: Job, rows: Path, options: RunOptions, retry: bool, run: Run) -> Row | None:
+    """Runs a cell and writes its row, unless another process has claimed or done it."""
+    name = hashlib.sha256(json.dumps([str(rows.resolve()), *job[0].key]).encode()).hexdigest()[:24]
+    try:
+        with FileLock(options.folder / "claims" / f"{name}.lock").acquire(timeout=0):
+            # Somebody may have done it between the look and the claim.
+            if not find_open_cells([job], rows, retry=retry):
+                return None
+            row = _run_or_report(job, options, run)
+            append_row(rows, row)
+            return row
+    except Timeout:
+        return None
 
 
 def find_open_cells(jobs: Sequence[Job], rows: Path, *, retry: bool = False) -> list[Job]:

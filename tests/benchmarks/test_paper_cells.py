@@ -11,6 +11,7 @@ from benchmarks.paper import sweep
 from benchmarks.paper.borrowed_uncertainty import BorrowedUncertainty
 from benchmarks.paper.cells import RunOptions, run_cell
 from benchmarks.paper.grid import Budget, Cell
+from benchmarks.paper.planner import PLANNING
 from benchmarks.paper.rows import read_rows
 from benchmarks.paper.variants import Variant
 from benchmarks.paper.world_models import share_world_model
@@ -29,6 +30,9 @@ def folder(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def own_data(folder, monkeypatch):
     monkeypatch.setenv("TORCHRL_LOGO_DATA", str(folder / "data"))
+    small = {"planning_horizon": 2, "num_candidates": 4, "num_elites": 2, "iterations": 1}
+    for name, value in small.items():
+        monkeypatch.setitem(PLANNING, name, value)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
