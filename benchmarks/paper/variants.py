@@ -7,14 +7,14 @@ from typing import Any
 
 __all__ = ["VARIANTS", "Variant", "named_variants"]
 
-# The terms of the LOGO model's loss; a test compares them with the loss.
+# The terms of the LOGO model's loss that are on by default; a test compares them with the loss.
 _MODEL_TERMS = (
     "local",
-    "state",
     "regularizer",
     "reward",
     "termination",
     "reconstruction",
+    "persistence",
     "direct",
 )
 
@@ -60,6 +60,8 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         **{f"C-{scale}": Variant(threshold_scale=scale) for scale in (0.3, 3.0)},
         **{f"log-odds-{odds}": Variant(log_odds=odds) for odds in (1.0, 6.0)},
         **{f"without-{term}": Variant(model_loss={term: 0.0}) for term in _MODEL_TERMS},
+        # the paper's loss of the deduction from true changes, which is off by default
+        "with-state": Variant(model_loss={"state": 0.1}),
     },
     # The paper's motivating figure: one policy learning, three models.
     "macql": {
