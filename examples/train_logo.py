@@ -8,6 +8,7 @@ python examples/train_logo.py dataset=path/to/dataset method=macql trainer.gamma
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import Any
 
 import hydra
@@ -16,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from torchrl_logo.data import load_dataset
-from torchrl_logo.trainers import TrackedResult, train_tracked
+from torchrl_logo.trainers import TrackedResult, TrainingInterrupted, train_tracked
 
 
 @dataclasses.dataclass
@@ -76,7 +77,12 @@ def train(config: TrainingConfig) -> TrackedResult:
 def main(config: Any) -> float:
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, TrainingConfig)
-    tracked = train(settings)
+    try:
+        tracked = train(settings)
+    except TrainingInterrupted as error:
+        goes_on = settings.checkpoint_dir is not None
+        print(f"{error}; the same command {'goes on' if goes_on else 'starts again'}")
+        sys.exit(error.exit_code)
     evaluation = tracked.evaluation
     low, high = evaluation.interval
     score = "" if evaluation.normalized is None else f", normalised {evaluation.normalized:.1f}"

@@ -38,6 +38,8 @@ _MAX_METRICS_PER_BATCH = 1000
 _MAX_PARAMS_PER_BATCH = 100
 _MAX_DIGEST_LENGTH = 36
 
+_RUN_KEY_TAG = "torchrl_logo.run_key"
+
 _VERSIONED = ("torchrl-logo", "torch", "torchrl", "tensordict", "vmas", "mlflow")
 
 
@@ -68,6 +70,9 @@ class MLflowRun(MLFlowLogger):
     Keyword Args:
         run_name (str, optional): name of the run. Defaults to one that MLflow invents.
         run_id (str, optional): an earlier run to continue.
+        run_key (str, optional): a name that is the run's own. If the experiment has a run of that
+            name it is continued as one that was cut off: a metric is not written again at a step
+            where the store has it. Otherwise a run is started under that name.
         parent_run_id (str, optional): a run to show this one under.
         tracking_uri (str, optional): the MLflow store. Defaults to ``MLFLOW_TRACKING_URI`` if that
             is set, else to ``sqlite:///<runs_dir>/mlflow.db``.
@@ -101,6 +106,7 @@ class MLflowRun(MLFlowLogger):
         *,
         run_name: str | None = None,
         run_id: str | None = None,
+        run_key: str | None = None,
         parent_run_id: str | None = None,
         tracking_uri: str | None = None,
         runs_dir: str | Path = "runs",
@@ -119,11 +125,16 @@ class MLflowRun(MLFlowLogger):
         self.flush_interval = flush_interval
         self.status: str | None = None  # None while the run goes on
         self._requested_id = run_id
+        self._run_key = run_key
+        # name -> steps that a continued run has already
+        self._recorded: dict[str, set[int]] = {}
         self._run_name = run_name
         self._artifact_location = artifact_location
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
         if parent_run_id is not None:
             self._tags["mlflow.parentRunId"] = parent_run_id
+        if run_key is not None:
+            self._tags[_RUN_KEY_TAG] = run_key
         # [(name, value, milliseconds, step)], values still on their device
         self._buffer: list[tuple[str, Any, int, int]] = []
         self._last_flush = time.monotonic()
@@ -166,6 +177,7 @@ class MLflowRun(MLFlowLogger):
         if self._artifact_location is None:
             self._artifact_location = (sqlite_path.parent / "artifacts").resolve().as_uri()
         with FileLock(f"{sqlite_path}.lock"):
+            _make_sqlite_store(sqlite_path)
             self.mlflow_client = MlflowClient(self.tracking_uri)
             return self._start_run()
 
@@ -173,7 +185,16 @@ class MLflowRun(MLFlowLogger):
         if self._requested_id is not None:
             run = self._continue_run(self._requested_id)
         else:
-            run = self.mlflow_client.create_run(self._find_experiment(), run_name=self._run_name)
+            experiment = self._find_experiment()
+            found = self._find_run(experiment)
+            if found is not None:
+                run = self._continue_run(found)
+                self._recorded = self._read_recorded(run)
+            else:
+                # With its tags at once: a run that is cut off here can be found by its key.
+                run = self.mlflow_client.create_run(
+                    experiment, run_name=self._run_name, tags=self._tags
+                )
         self._write_tags(run.info.run_id, {**_read_versions(), **self._tags})
         return run
 
@@ -188,6 +209,23 @@ class MLflowRun(MLFlowLogger):
             ) from error
         self.mlflow_client.update_run(run_id, status="RUNNING")
         return run
+
+    def _find_run(self, experiment: str) -> str | None:
+        """Returns the id of the run that was started under this object's key, if there is one."""
+        if self._run_key is None:
+            return None
+        key = self._run_key.replace("'", "")
+        found = self.mlflow_client.search_runs([experiment], f"tags.`{_RUN_KEY_TAG}` = '{key}'")
+        return found[0].info.run_id if found else None
+
+    def _read_recorded(self, run: Run) -> dict[str, set[int]]:
+        """Returns the steps at which a run has each of its metrics."""
+        return {
+            name: {
+                point.step for point in self.mlflow_client.get_metric_history(run.info.run_id, name)
+            }
+            for name in run.data.metrics
+        }
 
     def _find_experiment(self) -> str:
         """Returns the id of the experiment of this name, which is made if it is missing."""
@@ -304,6 +342,8 @@ class MLflowRun(MLFlowLogger):
         milliseconds = int(time.time() * 1000)
         held = []
         for name, value in metrics.items():
+            if int(step or 0) in self._recorded.get(name, ()):
+                continue
             if isinstance(value, torch.Tensor) and value.numel() == 1:
                 # A copy, since the caller may go on writing into its tensor.
                 value = value.detach().clone()
@@ -535,6 +575,21 @@ def _sqlite_path(tracking_uri: str) -> Path | None:
     """Returns the database file of a sqlite store, or None for another kind of store."""
     prefix = "sqlite:///"
     return Path(tracking_uri[len(prefix) :]) if tracking_uri.startswith(prefix) else None
+
+
+def _make_sqlite_store(path: Path) -> None:
+    """Makes a new store's tables aside, so that one that is cut off here is no store yet."""
+    if path.exists():
+        return
+    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
+
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    for file in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
+        file.unlink(missing_ok=True)
+    engine = create_sqlalchemy_engine(f"sqlite:///{unfinished}")
+    _initialize_tables(engine)
+    engine.dispose()
+    unfinished.replace(path)
 
 
 def _status_after(kind: type[BaseException] | None) -> str:

@@ -10,7 +10,9 @@ from torchrl_logo.trainers.mamba import (
     train_mamba,
 )
 from torchrl_logo.trainers.no_collection import NoCollection
+from torchrl_logo.trainers.number_watch import NonFiniteError, NumberWatch
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
+from torchrl_logo.trainers.stop_signals import StopSignals, TrainingInterrupted
 from torchrl_logo.trainers.tracked_training import TrackedResult, train_tracked
 from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
 from torchrl_logo.trainers.world_model import WorldModelTrainer, WorldModelTrainingResult
@@ -21,9 +23,13 @@ __all__ = [
     "ImaginedTransitions",
     "MAMBAResult",
     "NoCollection",
+    "NonFiniteError",
+    "NumberWatch",
     "OfflineResult",
     "OfflineTrainer",
+    "StopSignals",
     "TrackedResult",
+    "TrainingInterrupted",
     "WorldModelTrainer",
     "WorldModelTrainingResult",
     "infer_latents",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,6 +31,7 @@ def train_latent_world_model(
     seed: int = 0,
     logger: Logger | None = None,
     progress_bar: bool = True,
+    checkpoint_dir: str | Path | None = None,
 ) -> dict[str, float]:
     """Trains on sequences of a dataset; the learning rate falls to zero along a cosine.
 
@@ -48,6 +50,8 @@ def train_latent_world_model(
         seed (int): of the batches. Defaults to ``0``.
         logger (Logger, optional): gets the losses.
         progress_bar (bool): whether a progress bar is shown.
+        checkpoint_dir (str or Path, optional): see
+            :func:`~torchrl_logo.trainers.train_from_buffer`.
 
     Returns:
         The losses of the last update and the norm of its gradient, by name.
@@ -68,6 +72,13 @@ def train_latent_world_model(
         device=world_model.observation_mask.device,
         logger=logger,
         progress_bar=progress_bar,
+        checkpoint_dir=checkpoint_dir,
+        settings={
+            "dataset": dataset.metadata.hash,
+            "seed": seed,
+            "slice_len": slice_len,
+            "batch_size": batch_size,
+        },
     )
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWor
 from torchrl_logo.objectives.bc import BCLoss
 from torchrl_logo.trainers.buffer_training import train_from_buffer
 from torchrl_logo.trainers.latent_world_model import infer_latents, train_latent_world_model
+from torchrl_logo.trainers.number_watch import NumberWatch
+from torchrl_logo.trainers.resumable import ResumableTraining, make_checkpointing
 
 __all__ = ["BehaviourPenalty", "MAMBAResult", "train_in_imagination", "train_mamba"]
 
@@ -96,16 +99,31 @@ class BehaviourPenalty(TrainerHookBase):
         return batch.set(("next", "reward"), reward)
 
     def state_dict(self) -> dict[str, Any]:
-        """Empty: figures of earlier iterations are not kept."""
-        return {}
+        """The figures of earlier iterations."""
+        return {
+            "imagined_return": list(self.imagined_return),
+            "divergence": list(self.divergence),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restores the figures."""
+        self.imagined_return = list(state_dict["imagined_return"])
+        self.divergence = list(state_dict["divergence"])
 
     def register(self, trainer: Trainer, name: str = "behaviour_penalty") -> None:
         """Registers the hook where batches arrive from the collector."""
         trainer.register_op("batch_process", self)
         trainer.register_module(name, self)
+
+
+class _ImaginationTrainer(ResumableTraining, PPOTrainer):
+    """PPO that goes on from the last whole iteration."""
+
+    def watch_losses(self, optim_steps: int, average_losses: TensorDictBase | None) -> None:
+        """Stops at the first iteration with a loss that is not finite."""
+        if average_losses is not None:
+            self.watch.observe(optim_steps, average_losses)
+            self.watch.check()
 
 
 def train_in_imagination(
@@ -131,6 +149,9 @@ def train_in_imagination(
     seed: int = 0,
     logger: Logger | None = None,
     progress_bar: bool = True,
+    checkpoint_dir: str | Path | None = None,
+    checkpoint_interval: int = 10,
+    settings: Mapping[str, Any] | None = None,
 ) -> BehaviourPenalty:
     """Trains an actor on latents with PPO inside a world model, in place.
 
@@ -162,6 +183,11 @@ def train_in_imagination(
         seed (int): of imagination and minibatches.
         logger (Logger, optional): gets losses and rewards.
         progress_bar (bool): whether a progress bar is shown.
+        checkpoint_dir (str or Path, optional): where checkpoints are kept. If it holds one,
+            training goes on from the newest that is whole, and ends as if it had not been cut off.
+        checkpoint_interval (int): iterations between two checkpoints. Defaults to ``10``.
+        settings (mapping, optional): what a continued training must share, beside the arguments
+            here.
 
     Returns:
         The hook, which has each iteration's imagined return and divergence.
@@ -202,7 +228,7 @@ def train_in_imagination(
     )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*experimental/prototype feature")
-        trainer = PPOTrainer(
+        trainer = _ImaginationTrainer(
             collector=collector,
             total_frames=iterations * frames,
             frame_skip=1,
@@ -223,10 +249,32 @@ def train_in_imagination(
             action_key=("agents", "action"),
             enable_logging=logger is not None,
             seed=seed,
+            save_trainer_interval=max(1, checkpoint_interval * frames - 1),
+            **make_checkpointing(checkpoint_dir, imagined_env=env),
         )
-    trainer._last_log = {}  # the class keeps one dictionary for all trainers of a process
     penalty = BehaviourPenalty(behaviour, coefficient=behaviour_coeff, reward_scale=reward_scale)
     penalty.register(trainer)
+    trainer.register_op("post_optim_complete_log", trainer.watch_losses)
+    trainer.prepare_resume(
+        {
+            "iterations": iterations,
+            "behaviour_coeff": behaviour_coeff,
+            "reward_scale": reward_scale,
+            "horizon": horizon,
+            "rollouts": rollouts,
+            "epochs": epochs,
+            "minibatches": minibatches,
+            "lr": lr,
+            "clip_norm": clip_norm,
+            "gamma": gamma,
+            "lmbda": lmbda,
+            "clip_epsilon": clip_epsilon,
+            "entropy_coeff": entropy_coeff,
+            "seed": seed,
+            **(settings or {}),
+        },
+        NumberWatch(),
+    )
     trainer.train()
     return penalty
 
@@ -246,6 +294,7 @@ def train_mamba(
     device: torch.device | str = "cpu",
     logger: Logger | None = None,
     progress_bar: bool = True,
+    checkpoint_dir: str | Path | None = None,
     **imagination: Any,
 ) -> MAMBAResult:
     """Trains MAMBA from a dataset alone.
@@ -284,6 +333,9 @@ def train_mamba(
         device (torch.device or str): where networks and imagination live.
         logger (Logger, optional): gets the figures of all steps.
         progress_bar (bool): whether progress bars are shown.
+        checkpoint_dir (str or Path, optional): where the three trainings keep checkpoints, each in
+            a folder. Started again with the same arguments, a training that was cut off goes on,
+            and ends as if it had not been.
         **imagination: further arguments of :func:`train_in_imagination`.
 
     Raises:
@@ -305,6 +357,11 @@ def train_mamba(
             f"A behaviour_coeff of {behaviour_coeff} needs a clone, found clone_steps=0."
         )
     device = torch.device(device)
+    folders: dict[str, Path | None] = {
+        part: None if checkpoint_dir is None else Path(checkpoint_dir) / part
+        for part in ("world_model", "clone", "imagination")
+    }
+    settings = {"dataset": dataset.metadata.hash, "seed": seed, "start_rows": start_rows}
     torch.manual_seed(seed)
     if world_model is None:
         world_model = RecurrentLatentWorldModel(
@@ -318,6 +375,7 @@ def train_mamba(
             seed=seed,
             logger=logger,
             progress_bar=progress_bar,
+            checkpoint_dir=folders["world_model"],
         )
     world_model.to(device).requires_grad_(False).eval()
     latents = infer_latents(world_model, dataset, rows=start_rows, seed=seed)
@@ -336,6 +394,8 @@ def train_mamba(
             device=device,
             logger=logger,
             progress_bar=progress_bar,
+            checkpoint_dir=folders["clone"],
+            settings=settings,
         )
         behaviour = copy.deepcopy(actor).requires_grad_(False)
     scale = 1.0 / max(float(dataset.data.get(("next", "reward")).std()), 1e-6)
@@ -350,6 +410,8 @@ def train_mamba(
         seed=seed,
         logger=logger,
         progress_bar=progress_bar,
+        checkpoint_dir=folders["imagination"],
+        settings=settings,
         **imagination,
     )
     return MAMBAResult(

@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tensordict import TensorDict, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
-from torchrl.checkpoint import Checkpoint, CheckpointRotation, GlobalRNGState
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.record.loggers import Logger
-from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TargetNetUpdaterHook
 
 from torchrl_logo.data.dataset import OfflineDataset
@@ -30,12 +29,18 @@ from torchrl_logo.trainers.imagination import Imagination, build_imagination
 from torchrl_logo.trainers.method_networks import Networks
 from torchrl_logo.trainers.methods import METHODS, Method, find_method, find_policy
 from torchrl_logo.trainers.no_collection import NoCollection
+from torchrl_logo.trainers.number_watch import NumberWatch
 from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
+from torchrl_logo.trainers.resumable import BlockwiseTrainer, BufferDraws, make_checkpointing
 from torchrl_logo.trainers.world_model import WorldModelTrainer
 
 __all__ = ["OfflineResult", "OfflineTrainer"]
 
-_MODEL_FILE = "world_model.pt"
+_WORLD_MODEL_FOLDER = "world_model"
+# Above so many times the largest return that the data's rewards allow, values diverge.
+_VALUE_MARGIN = 10.0
+# Found by the run itself, and restored with its sampler.
+_MEASURED = ("uncertainty_threshold", "temperature")
 
 
 @dataclasses.dataclass
@@ -53,7 +58,7 @@ class OfflineResult:
     updates: int
 
 
-class OfflineTrainer(Trainer):
+class OfflineTrainer(BlockwiseTrainer):
     """Trains a policy from a dataset; a TorchRL trainer put together from hooks.
 
     A :class:`torchrl.trainers.Trainer` iterates over a collector. For LOGO that is an ordinary
@@ -125,11 +130,17 @@ class OfflineTrainer(Trainer):
         eval_interval (int): updates between two evaluations. Defaults to a tenth of ``steps``.
         eval_episodes (int): episodes of such an evaluation. Defaults to ``32``.
         log_interval (int): updates between two points of a logged figure. Defaults to ``100``.
-        checkpoint_dir (str or Path, optional): where checkpoints are kept. If it holds one, the
-            run goes on from the newest.
-        checkpoint_interval (int): updates between two checkpoints. Defaults to ``1000``.
+        checkpoint_dir (str or Path, optional): where checkpoints are kept, those of the world
+            model's training in a folder there. If it holds one, the run goes on from the newest
+            that is whole, and ends as if it had not been cut off; on a CPU, in each bit.
+        checkpoint_interval (int): updates between two checkpoints. Defaults to ``1000``. One is
+            also written after a SIGINT or SIGTERM, before
+            :class:`~torchrl_logo.trainers.TrainingInterrupted` is raised.
         max_nonfinite_share (float): imagination stops training above this share of transitions
             that are not finite. Defaults to ``0.05``.
+        max_skipped_updates (int): updates with a loss or gradient that is infinite or NaN which
+            are left out, with a warning, before training stops. Defaults to ``0``: it stops at
+            the first.
         progress_bar (bool): whether a progress bar with a time left is shown.
         device (torch.device or str): where networks, imagination and batches live.
         compile (bool): whether the loss is compiled with ``torch.compile(fullgraph=True)``.
@@ -138,6 +149,8 @@ class OfflineTrainer(Trainer):
         ValueError: for an unknown method or arguments out of range, or a world model or loss that
             belongs to another task.
         ImaginationError: if imagination diverges.
+        NonFiniteError: from :meth:`train`, if a loss, a gradient or a weight becomes infinite or
+            NaN; names it and the update. The last checkpoint is from before.
 
     Examples:
         >>> from torchrl_logo.data import collect
@@ -187,6 +200,7 @@ class OfflineTrainer(Trainer):
         checkpoint_dir: str | Path | None = None,
         checkpoint_interval: int = 1000,
         max_nonfinite_share: float = 0.05,
+        max_skipped_updates: int = 0,
         progress_bar: bool = True,
         device: torch.device | str = "cpu",
         compile: bool = False,
@@ -265,7 +279,7 @@ class OfflineTrainer(Trainer):
                     logger=logger,
                     progress_bar=progress_bar,
                     device=device,
-                    path=None if checkpoint_dir is None else Path(checkpoint_dir) / _MODEL_FILE,
+                    checkpoint_dir=checkpoint_dir,
                 )
             self.world_model = world_model
             if uncertainty_weights is None:
@@ -336,17 +350,25 @@ class OfflineTrainer(Trainer):
                 "temperature": imagination.temperature,
             }
         iterations = math.ceil(steps / interval)
-        optimizer = torch.optim.Adam(loss.parameters(), lr=lr)
+        # Only a fused optimiser can leave out an update without asking the host.
+        optimizer = torch.optim.Adam(
+            loss.parameters(), lr=lr, fused=True if max_skipped_updates else None
+        )
         scheduler = (
             torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if lr_decay else None
         )
-        rotation = None
-        checkpoint = None
-        if checkpoint_dir is not None:
-            rotation = CheckpointRotation(checkpoint_dir, keep_last=2)
-            checkpoint = Checkpoint(random_state=GlobalRNGState())
-            if imagination is not None:
-                checkpoint.register("imagined_env", imagination.env)
+        largest = float(reward.abs().max()) * reward_scale / max(1.0 - gamma, 1e-6)
+        watch = NumberWatch(
+            max_skipped=max_skipped_updates,
+            value_limit=_VALUE_MARGIN * largest if largest > 0 else None,
+        )
+        self._log_state = _LogState(self)
+        # The real transitions are the dataset's, whose hash the checkpoint has.
+        components: dict[str, Any] = (
+            {"replay_buffer": BufferDraws(buffer)}
+            if imagination is None
+            else {"replay_buffer": imagination.buffer.imagined, "imagined_env": imagination.env}
+        )
         super().__init__(
             collector=collector,
             total_frames=iterations * frames_per_batch,
@@ -354,18 +376,15 @@ class OfflineTrainer(Trainer):
             optim_steps_per_batch=interval,
             loss_module=torch.compile(loss, fullgraph=True) if compile else loss,
             optimizer=optimizer,
-            optimization_stepper=OfflineOptimizationStepper(clip_norm, scheduler),
+            optimization_stepper=OfflineOptimizationStepper(clip_norm, scheduler, watch),
             replay_buffer=buffer,
             logger=logger,
             progress_bar=progress_bar,
             seed=seed,
             log_interval=log_interval,
             save_trainer_interval=max(1, checkpoint_interval * frames_per_batch // interval - 1),
-            checkpoint=checkpoint,
-            checkpoint_rotation=rotation,
+            **make_checkpointing(checkpoint_dir, log=self._log_state, **components),
         )
-        # The class keeps one dictionary for all trainers of a process.
-        self._last_log: dict[str, Any] = {}
         if imagination is not None:
             imagination.storing.register(self)
         BatchSampling(
@@ -382,16 +401,26 @@ class OfflineTrainer(Trainer):
             EvaluationHook(
                 self.policy, where, interval=eval_interval, episodes=eval_episodes
             ).register(self)
-        if rotation is not None and rotation.latest() is not None:
-            self._sync_checkpoint_components()
-            assert checkpoint is not None
-            rotation.load_latest(checkpoint)
+        self.prepare_resume(
+            {
+                "method": self.method,
+                "steps": steps,
+                "seed": seed,
+                "dataset": dataset.metadata.hash,
+                **{k: v for k, v in self.hyperparameters.items() if k not in _MEASURED},
+            },
+            watch,
+        )
 
     def optim_steps(self, batch: Any) -> None:
         """Makes the updates of one batch, and no more than ``steps`` in all."""
-        self.optim_steps_per_batch = min(self._updates_per_batch, self.steps - self._optim_count)
+        made = self._optim_count - self.progress.done  # before this batch
+        self.optim_steps_per_batch = min(self._updates_per_batch, self.steps - made)
         if self.optim_steps_per_batch > 0:
             super().optim_steps(batch)
+
+    def _restore_block(self) -> TensorDictBase:
+        return TensorDict()  # batches are drawn from buffers: what was collected is stored there
 
     def _log(self, log_pbar: bool = False, **kwargs: Any) -> None:
         """Collects figures by update, and hands them to the logger in one batch at a time.
@@ -429,8 +458,7 @@ class OfflineTrainer(Trainer):
 
     def train(self) -> OfflineResult:
         """Trains to the end (from a checkpoint, if one was loaded) and returns the result."""
-        if self._optim_count < self.steps:
-            super().train()
+        super().train()
         self._flush_log()
         if self.progress_bar and hasattr(self, "_pbar"):
             self._pbar.close()
@@ -471,18 +499,47 @@ def _train_world_model(
     logger: Logger | None,
     progress_bar: bool,
     device: torch.device,
-    path: Path | None,
+    checkpoint_dir: str | Path | None,
 ) -> WorldModel:
-    """Trains a method's model, or takes the one that an earlier part of the same run left."""
-    if path is not None and path.exists():
-        return kind.load(path).to(device)
+    """Trains a method's model, from its last checkpoint if there is one."""
+    if checkpoint_dir is not None:
+        checkpoint_dir = Path(checkpoint_dir) / _WORLD_MODEL_FOLDER
     model = kind.from_dataset(dataset).to(device)
     WorldModelTrainer(
-        model, dataset, steps=steps, seed=seed, logger=logger, progress_bar=progress_bar
+        model,
+        dataset,
+        steps=steps,
+        seed=seed,
+        logger=logger,
+        progress_bar=progress_bar,
+        checkpoint_dir=checkpoint_dir,
     ).train()
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".part")
-        model.save(unfinished)
-        unfinished.replace(path)
     return model
+
+
+class _LogState:
+    """The figures of an offline trainer that its history has, or that are yet to be logged."""
+
+    def __init__(self, trainer: OfflineTrainer) -> None:
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        trainer = self.trainer
+        history = {
+            name: (
+                torch.tensor([update for update, _ in points]),
+                torch.tensor([value for _, value in points], dtype=torch.float64),
+            )
+            for name, points in trainer.history.items()
+        }
+        pending = {name: float(value) for name, value in trainer._pending.items()}
+        return {"history": history, "pending": pending, "flushed": trainer._flushed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        trainer = self.trainer
+        trainer.history = {
+            name: list(zip(updates.tolist(), values.tolist(), strict=True))
+            for name, (updates, values) in state_dict["history"].items()
+        }
+        trainer._pending = dict(state_dict["pending"])
+        trainer._flushed = int(state_dict["flushed"])

@@ -11,6 +11,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
+from torchrl_logo.trainers.number_watch import NumberWatch
+
 __all__ = ["OfflineOptimizationStepper"]
 
 
@@ -23,13 +25,21 @@ class OfflineOptimizationStepper(OptimizationStepper):
     Args:
         clip_norm (float): largest norm of the gradient of all parameters together.
         scheduler (LRScheduler, optional): stepped after each update.
+        watch (NumberWatch, optional): is shown the losses and the gradient's norm. If it may skip
+            updates, the optimiser must be a fused one, which skips them on the device.
     """
 
-    def __init__(self, clip_norm: float, scheduler: LRScheduler | None = None) -> None:
+    def __init__(
+        self,
+        clip_norm: float,
+        scheduler: LRScheduler | None = None,
+        watch: NumberWatch | None = None,
+    ) -> None:
         if not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, found {clip_norm}.")
         self.clip_norm = clip_norm
         self.scheduler = scheduler
+        self.watch = watch
         self._parameters: list[nn.Parameter] | None = None
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
@@ -43,11 +53,17 @@ class OfflineOptimizationStepper(OptimizationStepper):
         total = torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum()
         total.backward()
         norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
+        figures = losses.detach().set("grad_norm", norm)
+        if self.watch is not None:
+            wrong = self.watch.observe(trainer._optim_count, figures)
+            if self.watch.max_skipped:
+                # A fused optimiser leaves its step out where this is one.
+                optimizer.found_inf = wrong.float()
         optimizer.step()
         optimizer.zero_grad()
         if self.scheduler is not None:
             self.scheduler.step()
-        return losses.detach().set("grad_norm", norm)
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
         """Where the schedule is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torchrl.envs import EnvBase
 
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.json_files import read_json
 from torchrl_logo.envs import make_env
 from torchrl_logo.evaluation import Evaluation, evaluate
 from torchrl_logo.evaluation.world_model import imagine_open_loop
@@ -23,6 +25,8 @@ from torchrl_logo.record import (
     render_episode,
 )
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
+from torchrl_logo.trainers.stop_signals import StopSignals
+from torchrl_logo.whole_files import write_file
 
 __all__ = ["TrackedResult", "train_tracked"]
 
@@ -67,9 +71,9 @@ def train_tracked(
     final returns (``final/return``, ``final/normalized``), learning curves, for model-based
     methods the model's open-loop trajectories and its uncertainty against its error, a video of
     the team (VMAS), and the weights of the policy and of the world model. It ends as
-    ``FINISHED``, or as ``FAILED`` with the error if the training raises. With
-    ``checkpoint_dir``, a training that was cut off goes on from its last checkpoint *and in the
-    same run*.
+    ``FINISHED``, as ``FAILED`` with the error if the training raises, or as ``KILLED`` after a
+    SIGINT or SIGTERM. With ``checkpoint_dir``, a training that was cut off, at whatever moment,
+    goes on from its last checkpoint *and in the same run*, which has each metric once a step.
 
     Args:
         method (str): as :class:`~torchrl_logo.trainers.OfflineTrainer` takes it.
@@ -90,24 +94,24 @@ def train_tracked(
 
     Raises:
         ValueError: if the dataset has no task name and there is no ``eval_env``.
+        TrainingInterrupted: after a SIGINT or SIGTERM: a checkpoint was written (if there is a
+            ``checkpoint_dir``) and the run ended, within 10 seconds.
     """
     task = dataset.spec.task
     where = task if eval_env is None else eval_env
     if where is None:
         raise ValueError("The dataset names no task: pass eval_env, an environment or a name.")
     name = f"{task}-{dataset.metadata.quality}"
-    run_file = None if checkpoint_dir is None else Path(checkpoint_dir) / _RUN_FILE
-    run_id = json.loads(run_file.read_text())["run_id"] if run_file and run_file.exists() else None
-    with MLflowRun(
-        experiment or str(task),
-        run_name=f"{method}-{dataset.metadata.quality}-seed{seed}",
-        run_id=run_id,
-        runs_dir=runs_dir,
-        tags={"method": method, **(tags or {})},
-    ) as run:
-        if run_file is not None and run_id is None:
-            run_file.parent.mkdir(parents=True, exist_ok=True)
-            run_file.write_text(json.dumps({"run_id": run.run_id}))
+    with (
+        StopSignals.installed(),
+        MLflowRun(
+            experiment or str(task),
+            run_name=f"{method}-{dataset.metadata.quality}-seed{seed}",
+            run_key=None if checkpoint_dir is None else _find_run_key(Path(checkpoint_dir)),
+            runs_dir=runs_dir,
+            tags={"method": method, **(tags or {})},
+        ) as run,
+    ):
         run.log_dataset(name, dataset.metadata.hash, source=str(dataset.metadata.task))
         trainer = OfflineTrainer(
             method,
@@ -127,6 +131,16 @@ def train_tracked(
             frames = render_episode(make_env(where, seed=seed), result.policy)
             run.log_video("final_policy", frames)
         return TrackedResult(result, evaluation, run.run_id, run.ui_command)
+
+
+def _find_run_key(checkpoint_dir: Path) -> str:
+    """The key under which the training of a folder finds its run, kept before there is a run."""
+    path = checkpoint_dir / _RUN_FILE
+    if not path.exists():
+        checkpoint_dir.mkdir(parents=True, exist_ok=True)
+        content = json.dumps({"run_key": uuid.uuid4().hex})
+        write_file("the run's key", path, content.encode())
+    return str(read_json(path)["run_key"])
 
 
 def _log_final(

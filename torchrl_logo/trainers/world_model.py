@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.evaluation.world_model import evaluate_world_model, find_windows
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.objectives.world_model import WorldModelLoss, make_world_model_loss
+from torchrl_logo.trainers.number_watch import NumberWatch
+from torchrl_logo.trainers.resumable import BlockwiseTrainer, make_checkpointing
 
 __all__ = ["WorldModelTrainer", "WorldModelTrainingResult"]
 
@@ -46,7 +49,7 @@ class WorldModelTrainingResult:
     stopped_early: bool
 
 
-class WorldModelTrainer(Trainer):
+class WorldModelTrainer(BlockwiseTrainer):
     """Trains a world model by supervised learning; a :class:`torchrl.trainers.Trainer`.
 
     Whole episodes are held out. The model's normalisers are fitted on the other episodes; batches
@@ -85,7 +88,10 @@ class WorldModelTrainer(Trainer):
             step being the number of transitions drawn.
         progress_bar (bool): whether to show one. Defaults to ``True``.
         device (torch.device, optional): where to train. Defaults to the model's device.
-        **kwargs: as :class:`torchrl.trainers.Trainer` takes them, for instance ``checkpoint``.
+        checkpoint_dir (str or Path, optional): where checkpoints are kept. If it holds one,
+            training goes on from the newest that is whole, and ends as if it had not been cut off.
+        checkpoint_interval (int): evaluations between two checkpoints. Defaults to ``1``.
+        **kwargs: as :class:`torchrl.trainers.Trainer` takes them.
 
     Raises:
         ValueError: if the dataset belongs to another task than the model, or an argument is out
@@ -113,6 +119,8 @@ class WorldModelTrainer(Trainer):
         logger: Logger | None = None,
         progress_bar: bool = True,
         device: torch.device | str | None = None,
+        checkpoint_dir: str | Path | None = None,
+        checkpoint_interval: int = 1,
         **kwargs: Any,
     ) -> None:
         for name, value in (
@@ -121,6 +129,7 @@ class WorldModelTrainer(Trainer):
             ("evaluation_interval", evaluation_interval),
             ("horizon", horizon),
             ("unroll", unroll),
+            ("checkpoint_interval", checkpoint_interval),
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, found {value}.")
@@ -177,6 +186,12 @@ class WorldModelTrainer(Trainer):
             lr=learning_rate,
             fused=device.type in ("cpu", "cuda"),
         )
+        watch = NumberWatch()
+        if checkpoint_dir is not None:
+            kwargs |= make_checkpointing(checkpoint_dir, selection=_Selection(self))
+            kwargs["save_trainer_interval"] = (
+                checkpoint_interval * evaluation_interval * batch_size - 1
+            )
         super().__init__(
             collector=self._draws,
             total_frames=steps * batch_size,
@@ -184,7 +199,7 @@ class WorldModelTrainer(Trainer):
             optim_steps_per_batch=evaluation_interval,
             loss_module=loss,
             optimizer=optimizer,
-            optimization_stepper=_ScheduledStepper(steps, clip_norm),
+            optimization_stepper=_ScheduledStepper(steps, clip_norm, watch),
             logger=logger,
             progress_bar=progress_bar,
             log_interval=0,
@@ -194,7 +209,6 @@ class WorldModelTrainer(Trainer):
         # TorchRL keeps these on the class, where a later trainer would find them.
         self.collected_frames = 0
         self._optim_count = 0
-        self._last_log: dict[str, Any] = {}
         self._updates_per_batch = batch_size
         self._history: list[dict[str, float]] = []
         self._best_loss = math.inf
@@ -206,12 +220,32 @@ class WorldModelTrainer(Trainer):
         self.register_op("process_optim_batch", self._draw_batch)
         self.register_op("post_optim_complete_log", self._log_training)
         self.register_op("post_steps", self._evaluate)
+        self.prepare_resume(
+            {
+                "world_model": type(world_model).__name__,
+                "steps": steps,
+                "batch_size": batch_size,
+                "seed": seed,
+                "dataset": dataset.metadata.hash,
+                "learning_rate": learning_rate,
+                "clip_norm": clip_norm,
+                "unroll": unroll,
+                "train_fraction": train_fraction,
+                "evaluation_interval": evaluation_interval,
+                "patience": patience,
+            },
+            watch,
+        )
 
     def train(self) -> WorldModelTrainingResult:
         """Fits the normalisers, trains, and restores the best weights.
 
         Raises:
-            RuntimeError: if the loss becomes infinite or NaN.
+            NonFiniteError: if a loss, a gradient or a weight becomes infinite or NaN; names it and
+                the update.
+            RuntimeError: if the held-out loss does.
+            TrainingInterrupted: after a SIGINT or SIGTERM; with ``checkpoint_dir``, a checkpoint
+                of this moment is written first.
         """
         self.world_model.fit_normalizers(self._train_data)
         self.world_model.train()
@@ -239,8 +273,21 @@ class WorldModelTrainer(Trainer):
         )
 
     def _start_block(self, batch: TensorDictBase) -> TensorDictBase:
+        self._draws.unfinished = batch
+        return self._prepare_block(batch, self._optim_count)
+
+    def _restore_block(self) -> TensorDictBase:
+        batch = self._draws.unfinished
+        assert batch is not None
+        self._prepare_block(batch, self._optim_count - self.progress.done)
+        self._position = self.progress.done * self._updates_per_batch
+        self.world_model.train()
+        return batch
+
+    def _prepare_block(self, batch: TensorDictBase, made: int) -> TensorDictBase:
+        """Decides how a block that begins after ``made`` updates is trained on."""
         self._position = 0
-        if self.unroll > 1 and self._optim_count >= self._warm_up_updates:
+        if self.unroll > 1 and made >= self._warm_up_updates:
             self.loss_module.unroll = self.unroll
             if self._best_update <= self._warm_up_updates:
                 # The losses of windows and of single transitions do not compare.
@@ -320,9 +367,10 @@ class WorldModelTrainer(Trainer):
 class _ScheduledStepper(OptimizationStepper):
     """One update: gradient, clipping, warm-up and cosine decay, without the host."""
 
-    def __init__(self, updates: int, clip_norm: float) -> None:
+    def __init__(self, updates: int, clip_norm: float, watch: NumberWatch) -> None:
         self.updates = updates
         self.clip_norm = clip_norm
+        self.watch = watch
         self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
         self._restored: dict[str, Any] | None = None
 
@@ -348,10 +396,12 @@ class _ScheduledStepper(OptimizationStepper):
         torch.stack(list(losses.values())).sum().backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
+        figures = losses.detach().set("grad_norm", norm.detach())
+        self.watch.observe(trainer._optim_count, figures)
         optimizer.step()
         optimizer.zero_grad()
         scheduler.step()
-        return losses.detach().set("grad_norm", norm.detach())
+        return figures
 
     def state_dict(self) -> dict[str, Any]:
         if self._scheduler is None:
@@ -390,6 +440,7 @@ class _Draws:
         self.block = block
         self.device = device
         self.drawn = 0
+        self.unfinished: TensorDictBase | None = None  # the block that is trained on
         self._generator = torch.Generator(device=device).manual_seed(seed)
 
     def __iter__(self) -> Iterator[TensorDict]:
@@ -411,8 +462,37 @@ class _Draws:
         """There is no policy."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"drawn": self.drawn, "generator": self._generator.get_state()}
+        rows = {} if self.unfinished is None else {"rows": self.unfinished.get("row")}
+        return {"drawn": self.drawn, "generator": self._generator.get_state(), **rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.drawn = int(state_dict["drawn"])
-        self._generator.set_state(state_dict["generator"])
+        self._generator.set_state(state_dict["generator"].cpu())
+        if "rows" in state_dict:
+            row = state_dict["rows"].to(self.device)
+            self.unfinished = TensorDict({"row": row}, batch_size=row.shape, device=self.device)
+
+
+class _Selection:
+    """What a trainer has measured on held-out episodes, and the weights it chose by that."""
+
+    def __init__(self, trainer: WorldModelTrainer) -> None:
+        self.trainer = trainer
+
+    def state_dict(self) -> dict[str, Any]:
+        trainer = self.trainer
+        return {
+            "history": trainer._history,
+            "best_loss": trainer._best_loss,
+            "best_update": trainer._best_update,
+            "best_weights": trainer._best_weights,
+            "evaluations_since_best": trainer._evaluations_since_best,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        trainer = self.trainer
+        trainer._history = state_dict["history"]
+        trainer._best_loss = float(state_dict["best_loss"])
+        trainer._best_update = int(state_dict["best_update"])
+        trainer._best_weights = state_dict["best_weights"]
+        trainer._evaluations_since_best = int(state_dict["evaluations_since_best"])
