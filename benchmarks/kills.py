@@ -272,7 +272,7 @@ def kill_often(
                 ended = wait(process, None)
                 break
             aim = draw.choice(PHASES)
-            ended = wait(process, draw.uniform(0.0, 0.5 * seconds))
+            ended = wait(process, draw.uniform(0.0, 0.3 * seconds))
             if not ended:
                 ended = wait(process, 0.5 * seconds, lambda p=phase, a=aim: p.get() == a)
             if not ended:
