@@ -141,6 +141,8 @@ def build_imagination(
         reset_at_each_iter=True,
         device=device,
         auto_register_policy_transforms=False,
+        # nobody reads them, and a collector that goes on counts from another number
+        track_traj_ids=False,
     )
     imagined = TensorDictReplayBuffer(
         storage=LazyTensorStorage(capacity, device=device),

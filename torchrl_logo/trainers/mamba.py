@@ -209,6 +209,8 @@ def train_in_imagination(
         reset_at_each_iter=True,
         device=device,
         auto_register_policy_transforms=False,
+        # nobody reads them, and a collector that goes on counts from another number
+        track_traj_ids=False,
     )
     critic = make_latent_critic(world_model, hidden_size=hidden_size, device=device)
     loss = ClipPPOLoss(
