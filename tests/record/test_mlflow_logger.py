@@ -347,3 +347,18 @@ class TestStore:
             pass
         assert client.get_run(run.run_id).info.status == "FINISHED"
         assert not Path("not-made").exists()
+
+
+def test_a_run_that_was_cut_off_is_found_by_its_key_and_has_each_metric_once(start, client) -> None:
+    cut = start(run_key="one")
+    cut.log_metrics({"loss": 1.0}, step=1)
+    cut.log_metrics({"loss": 2.0}, step=2)
+    cut.flush()
+    again = start(run_key="one")
+    other = start(run_key="two")
+    assert again.run_id == cut.run_id and other.run_id != cut.run_id
+    for step in (2, 3):
+        again.log_metrics({"loss": float(step), "new": 0.0}, step=step)
+    again.flush()
+    assert history(client, again, "loss") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert history(client, again, "new") == [(2, 0.0), (3, 0.0)]

@@ -199,7 +199,7 @@ class WorldModelTrainer(BlockwiseTrainer):
             optim_steps_per_batch=evaluation_interval,
             loss_module=loss,
             optimizer=optimizer,
-            optimization_stepper=_ScheduledStepper(steps, clip_norm, watch),
+            optimization_stepper=_ScheduledStepper(optimizer, steps, clip_norm, watch),
             logger=logger,
             progress_bar=progress_bar,
             log_interval=0,
@@ -247,7 +247,8 @@ class WorldModelTrainer(BlockwiseTrainer):
             TrainingInterrupted: after a SIGINT or SIGTERM; with ``checkpoint_dir``, a checkpoint
                 of this moment is written first.
         """
-        self.world_model.fit_normalizers(self._train_data)
+        if not self._optim_count:  # it also sets where a head's training begins
+            self.world_model.fit_normalizers(self._train_data)
         self.world_model.train()
         try:
             super().train()
@@ -367,19 +368,18 @@ class WorldModelTrainer(BlockwiseTrainer):
 class _ScheduledStepper(OptimizationStepper):
     """One update: gradient, clipping, warm-up and cosine decay, without the host."""
 
-    def __init__(self, updates: int, clip_norm: float, watch: NumberWatch) -> None:
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        updates: int,
+        clip_norm: float,
+        watch: NumberWatch,
+    ) -> None:
         self.updates = updates
         self.clip_norm = clip_norm
         self.watch = watch
-        self._scheduler: torch.optim.lr_scheduler.LambdaLR | None = None
-        self._restored: dict[str, Any] | None = None
-
-    def _get_scheduler(self, optimizer: torch.optim.Optimizer) -> Any:
-        if self._scheduler is None:
-            self._scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._scale)
-            if self._restored is not None:
-                self._scheduler.load_state_dict(self._restored)
-        return self._scheduler
+        # Made before a checkpoint is loaded: making it sets the optimiser's learning rate.
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self._scale)
 
     def _scale(self, update: int) -> float:
         decay = 0.5 * (1.0 + math.cos(math.pi * min(update / self.updates, 1.0)))
@@ -391,7 +391,6 @@ class _ScheduledStepper(OptimizationStepper):
         optimizer = trainer.optimizer
         if optimizer is None:
             raise RuntimeError("The world model's trainer has no optimizer.")
-        scheduler = self._get_scheduler(optimizer)
         losses = trainer.compute_loss(sub_batch)
         torch.stack(list(losses.values())).sum().backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
@@ -400,20 +399,16 @@ class _ScheduledStepper(OptimizationStepper):
         self.watch.observe(trainer._optim_count, figures)
         optimizer.step()
         optimizer.zero_grad()
-        scheduler.step()
+        self.scheduler.step()
         return figures
 
     def state_dict(self) -> dict[str, Any]:
-        if self._scheduler is None:
-            return {}
         # The schedule itself is a function of the class; only its position is state.
-        state = self._scheduler.state_dict()
+        state = self.scheduler.state_dict()
         return {k: state[k] for k in ("last_epoch", "_step_count", "_last_lr", "base_lrs")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._restored = dict(state_dict) or None
-        if self._restored is not None and self._scheduler is not None:
-            self._scheduler.load_state_dict(self._restored)
+        self.scheduler.load_state_dict({**state_dict, "lr_lambdas": [None]})
 
 
 class _Draws:
