@@ -14,6 +14,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
+from torchrl_logo.data.contained_files import require_contained
 from torchrl_logo.data.episode_storage import EpisodeStorage
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.mapped_files import count_bytes, map_tensordict, write_tensordict
@@ -335,6 +336,7 @@ class OfflineDataset(TensorDictReplayBuffer):
         path = Path(path)
         if not (path / "metadata.json").is_file():
             raise FileNotFoundError(f"No dataset in {path}: metadata.json is missing.")
+        require_contained(path)
         metadata = _read_metadata(path / "metadata.json")
         data = map_tensordict(path / "data")
         if data.ndim != 1:

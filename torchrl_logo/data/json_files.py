@@ -38,7 +38,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
         raise DatasetError(str(path), f"at most {_LARGEST} bytes of JSON", found)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         found = f"{type(error).__name__}: {error}"
         raise DatasetError(str(path), "a JSON object", found) from error
     if not isinstance(content, dict):

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from tensordict import NestedKey, TensorDict, TensorDictBase
 
+from torchrl_logo.data.contained_files import require_contained
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.validation import DatasetError
 from torchrl_logo.whole_files import write_all
@@ -60,6 +61,7 @@ def map_tensordict(folder: str | Path) -> TensorDict:
         >>> map_tensordict(folder)["a", "b"]
         tensor([0, 1, 2])
     """
+    require_contained(Path(folder))
     return _map_folder(Path(folder)).lock_()
 
 

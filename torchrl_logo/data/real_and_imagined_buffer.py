@@ -14,6 +14,7 @@ from torchrl.data import ReplayBufferEnsemble, TensorDictReplayBuffer
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.mapped_files import count_bytes
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
+from torchrl_logo.data.validation import DatasetError
 from torchrl_logo.weight_files import load_weights, save_weights
 from torchrl_logo.whole_files import explain_write_errors, require_room, write_file
 
@@ -257,11 +258,14 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
         """Restores what :meth:`dumps` wrote."""
         path = Path(path).absolute()
         mix = read_json(path / "mix.json")
+        size, fraction = mix.get("batch_size"), mix.get("real_fraction")
+        if (size is not None and type(size) is not int) or not isinstance(fraction, int | float):
+            raise DatasetError(str(path / "mix.json"), "a batch size and a fraction", f"{mix}")
         self.real.loads(path / "real")
         self.imagined.loads(path / "imagined")
         self._transform.load_state_dict(load_weights(path / "transforms.pt"))
-        self._batch_size = mix["batch_size"]
-        self.real_fraction = mix["real_fraction"]
+        self._batch_size = size
+        self.real_fraction = fraction
         self._shared_keys = None
 
     def __len__(self) -> int:

@@ -10,9 +10,9 @@ import torch
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
-__all__ = ["TaskSpec"]
+__all__ = ["LARGEST_SIZE", "TaskSpec"]
 
-_LARGEST_SIZE = 2**20
+LARGEST_SIZE = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,8 +60,8 @@ class TaskSpec:
             # bool is a kind of int. The limit keeps what a file says from asking for terabytes.
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"TaskSpec.{name} must be a positive integer, found {value!r}.")
-            if value > _LARGEST_SIZE:
-                raise ValueError(f"TaskSpec.{name} must be at most {_LARGEST_SIZE}, found {value}.")
+            if value > LARGEST_SIZE:
+                raise ValueError(f"TaskSpec.{name} must be at most {LARGEST_SIZE}, found {value}.")
         for name in ("action_low", "action_high", "observation_sizes"):
             if not isinstance(getattr(self, name), tuple):
                 raise ValueError(f"TaskSpec.{name} must be a tuple, found {getattr(self, name)!r}.")

@@ -15,6 +15,7 @@ from torchrl.data.replay_buffers.utils import unravel_index
 
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.mapped_files import map_tensordict, write_tensordict
+from torchrl_logo.data.validation import DatasetError
 from torchrl_logo.whole_files import explain_write_errors, write_file
 
 __all__ = ["UncertaintySampler"]
@@ -273,8 +274,9 @@ class UncertaintySampler(Sampler):
                 f"State 'uncertainty': expected shape [{self._max_capacity}], the sampler's "
                 f"max_capacity, found {list(uncertainty.shape)}."
             )
-        self._C = _require_positive("C", float(state_dict["C"]))
-        self._temperature = _require_positive("temperature", float(state_dict["temperature"]))
+        C = _require_positive("C", float(state_dict["C"]))
+        temperature = _require_positive("temperature", float(state_dict["temperature"]))
+        self._C, self._temperature = C, temperature
         self._bind(None)
         assert self._uncertainty is not None
         self._uncertainty[: self._max_capacity] = uncertainty.to(self._uncertainty.device)
@@ -291,11 +293,18 @@ class UncertaintySampler(Sampler):
         write_file("the sampler", path / "sampler.json", json.dumps(state).encode())
 
     def loads(self, path: str | Path) -> None:
-        """Restores what :meth:`dumps` wrote."""
+        """Restores what :meth:`dumps` wrote.
+
+        Raises:
+            DatasetError: if the files are damaged or hold another sampler's state.
+        """
         path = Path(path).absolute()
         state = read_json(path / "sampler.json")
-        state["uncertainty"] = map_tensordict(path / "uncertainty")["uncertainty"]
-        self.load_state_dict(state)
+        tensors = map_tensordict(path / "uncertainty")
+        try:
+            self.load_state_dict({**state, "uncertainty": tensors["uncertainty"]})
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise DatasetError(str(path), "a sampler's state", f"{error}") from error
 
     def _empty(self) -> None:
         self._length = 0

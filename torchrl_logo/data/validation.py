@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import torch
 from tensordict import NestedKey, TensorDictBase
 
-from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.data.task_spec import LARGEST_SIZE, TaskSpec
 
 __all__ = [
     "DatasetError",
     "count_row_bytes",
     "find_episode_starts",
     "layout_shapes",
+    "require_size",
     "validate_layout",
 ]
 
@@ -102,6 +103,25 @@ def count_row_bytes(spec: TaskSpec) -> int:
     """
     shapes = layout_shapes(spec).values()
     return sum(math.prod(shape) * dtype.itemsize for shape, dtype, _ in shapes)
+
+
+def require_size(key: NestedKey, size: int) -> int:
+    """Refuses a size that no task has, before bounds or masks of that size are made.
+
+    Args:
+        key (NestedKey): what has the size.
+        size (int): the size.
+
+    Raises:
+        DatasetError: if it is not within 1 and about a million.
+
+    Examples:
+        >>> require_size("state", 3)
+        3
+    """
+    if not 1 <= size <= LARGEST_SIZE:
+        raise DatasetError(key, f"a size within 1 and {LARGEST_SIZE}", f"{size}")
+    return int(size)
 
 
 def validate_layout(data: TensorDictBase, spec: TaskSpec) -> None:

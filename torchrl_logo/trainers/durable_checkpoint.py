@@ -22,6 +22,7 @@ from torchrl.checkpoint import (
 )
 from torchrl.checkpoint._checkpoint import _decode_state_dict_value, _encode_state_dict_value
 
+from torchrl_logo.data.contained_files import require_contained
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.mapped_files import map_tensordict, write_tensordict
 from torchrl_logo.data.validation import DatasetError
@@ -102,7 +103,7 @@ class DurableCheckpoint(Checkpoint):
     @staticmethod
     def _publish_path(source: Path, destination: Path) -> None:
         sums = {
-            file.relative_to(source).as_posix(): _sha256(file)
+            file.relative_to(source).as_posix(): _describe(file)
             for file in sorted(source.rglob("*"))
             if file.is_file()
         }
@@ -123,9 +124,10 @@ class DurableCheckpoint(Checkpoint):
         """
         path = Path(path)
         try:
+            require_contained(path)
             sums = read_json(path / _SUMS)
         except DatasetError as error:
-            raise CheckpointError(f"{path} has no list of checksums: {error}") from error
+            raise CheckpointError(f"{path} is no checkpoint with checksums: {error}") from error
         found = {
             file.relative_to(path).as_posix(): file
             for file in sorted(path.rglob("*"))
@@ -135,7 +137,12 @@ class DurableCheckpoint(Checkpoint):
             differ = sorted(found.keys() ^ sums.keys())
             raise CheckpointError(f"{path} lacks files, or has others: {differ[:3]}.")
         for name, file in found.items():
-            if file.is_symlink() or _sha256(file) != sums[name]:
+            listed = sums[name]
+            # Sizes first: a file that was made to grow to terabytes is not read. Checkpoints of
+            # earlier versions list no sizes.
+            size = listed.get("bytes") if isinstance(listed, dict) else file.stat().st_size
+            digest = listed.get("sha256") if isinstance(listed, dict) else listed
+            if file.is_symlink() or file.stat().st_size != size or _sha256(file) != digest:
                 raise CheckpointError(f"{file} is not what was written.")
         cls.manifest(path)
 
@@ -215,6 +222,10 @@ class DurableRotation(CheckpointRotation):
         found = [p for p in self.directory.iterdir() if p.name.startswith(start) and p.is_dir()]
         numbered = [p for p in found if p.name[len(start) :].isdigit()]
         return sorted(numbered, key=lambda path: int(path.name[len(start) :]), reverse=True)
+
+
+def _describe(path: Path) -> dict[str, int | str]:
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
 
 
 def _sha256(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+import lzma
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -17,13 +18,16 @@ from torchrl_logo.data.formats.arrays import (
     check_array_keys,
     find_spec,
 )
+from torchrl_logo.data.formats.npy_files import open_array, open_npy
 from torchrl_logo.data.formats.reader import EpisodeReader
+from torchrl_logo.data.memory_limit import require_memory
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import DatasetError, find_episode_starts
 
 __all__ = ["ArrayFilesReader"]
 
 _LOCAL_HEADER = 30  # bytes of a zip member's header before its name
+_READ = 2**20
 
 
 class ArrayFilesReader(EpisodeReader):
@@ -32,7 +36,7 @@ class ArrayFilesReader(EpisodeReader):
     Keys are those of :func:`~torchrl_logo.data.from_arrays`: ``"agents/observation"`` is the
     array of that name in the ``.npz`` file, or the file ``agents/observation.npy`` in the folder.
     Rows are read from the files as they are needed; an array that is compressed in an ``.npz``
-    file is held in memory as a whole.
+    file is held in memory as a whole. The checksums of ``.npz`` files are compared.
 
     Args:
         path (Path): the ``.npz`` file, or the folder.
@@ -86,7 +90,12 @@ class ArrayFilesReader(EpisodeReader):
         return {k: v.numpy() for k, v in tensors.items() if k not in ("episode", "step")}
 
     def _read_rows(self, start: int, stop: int) -> dict[str, torch.Tensor]:
-        found = {k: torch.from_numpy(a.read(start, stop)) for k, a in self.arrays.items()}
+        found = {}
+        for key, array in self.arrays.items():
+            try:
+                found[key] = torch.from_numpy(array.read(start, stop))
+            except TypeError as error:
+                raise DatasetError(key, "numbers that PyTorch knows", str(array.dtype)) from error
         if self.cast:
             found = {key: cast_to_layout(key, value) for key, value in found.items()}
         if self.n_actions is not None:
@@ -97,53 +106,19 @@ class ArrayFilesReader(EpisodeReader):
     def _find_lengths(self) -> np.ndarray:
         if "episode" in self.arrays:
             episode = torch.from_numpy(self.arrays["episode"].read(0, len(self.arrays["episode"])))
-            starts = find_episode_starts(episode.flatten()).numpy()
+            if episode.ndim != 1 or episode.is_floating_point():
+                found = f"{episode.dtype} {list(episode.shape)}"
+                raise DatasetError("episode", "integers [B]", found)
+            starts = find_episode_starts(episode).numpy()
             return np.diff(starts, append=len(episode))
         done = self.arrays["next/done"]
+        if done.shape[1:] not in ((), (1,)):
+            raise DatasetError("next/done", "flags [B, 1]", f"shape {list(done.shape)}")
         ends = done.read(0, len(done)).reshape(len(done), -1).any(-1).nonzero()[0] + 1
         if not len(ends) or ends[-1] != len(done):
             found = "none" if not len(ends) else f"the last one in row {ends[-1] - 1}"
             raise DatasetError("next/done", f"an end in the last row, {len(done) - 1}", found)
         return np.diff(ends, prepend=0)
-
-
-@dataclasses.dataclass(frozen=True)
-class _StoredArray:
-    """An array that lies in a file as it is, from some byte on."""
-
-    path: Path
-    offset: int
-    dtype: np.dtype
-    shape: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Rows ``start`` to ``stop``; they are read and not mapped, so that memory is bounded."""
-        width = int(np.prod(self.shape[1:]))
-        rows = np.fromfile(
-            self.path,
-            self.dtype,
-            count=(stop - start) * width,
-            offset=self.offset + start * width * self.dtype.itemsize,
-        )
-        if len(rows) != (stop - start) * width:
-            raise DatasetError(str(self.path), f"{self.shape[0]} rows", "a file that ends earlier")
-        return rows.reshape(stop - start, *self.shape[1:])
-
-
-@dataclasses.dataclass(frozen=True)
-class _HeldArray:
-    """An array that had to be read as a whole."""
-
-    value: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.value)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return np.ascontiguousarray(self.value[start:stop])
 
 
 def _open_folder(folder: Path) -> dict[str, Any]:
@@ -153,53 +128,59 @@ def _open_folder(folder: Path) -> dict[str, Any]:
     for key in LAYOUT_KEYS:
         path = folder / f"{key}.npy"
         if path.is_file():
-            with path.open("rb") as file:
-                arrays[key] = _open_array(file, path, 0)
+            arrays[key] = open_npy(path)
     return arrays
 
 
 def _open_npz(path: Path) -> dict[str, Any]:
-    arrays = {}
+    arrays: dict[str, Any] = {}
     try:
         with zipfile.ZipFile(path) as archive, path.open("rb") as file:
             for member in archive.infolist():
                 key = member.filename.removesuffix(".npy")
+                if key in arrays:
+                    raise DatasetError(str(path), "one array of each name", f"two of {key!r}")
+                if key not in LAYOUT_KEYS:
+                    check_array_keys([key])
+                where = path / member.filename
                 if member.compress_type == zipfile.ZIP_STORED:
-                    # The local header repeats the name and has extra fields of its own length.
-                    file.seek(member.header_offset + _LOCAL_HEADER - 4)
-                    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
-                    start = member.header_offset + _LOCAL_HEADER + name + extra
+                    start = _find_content(file, member, where)
+                    _check_content(archive, member)
                     file.seek(start)
-                    arrays[key] = _open_array(file, path, start)
+                    opened = open_array(file, path, member.file_size, in_file=True)
                 else:
+                    require_memory(str(where), member.file_size)
                     with archive.open(member) as content:
-                        arrays[key] = _open_array(content, path, None)
-    except (zipfile.BadZipFile, EOFError, OSError, zlib.error) as error:
-        raise DatasetError(str(path), "a whole .npz file", str(error)) from error
+                        opened = open_array(content, where, member.file_size, in_file=False)
+                arrays[key] = opened
+    # zipfile raises the others for methods it does not know and for passwords.
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        struct.error,
+        UnicodeDecodeError,
+        lzma.LZMAError,
+    ) as error:
+        raise DatasetError(str(path), "a whole .npz file", f"{error}") from error
     return arrays
 
 
-def _open_array(file: IO[bytes], path: Path, start: int | None) -> Any:
-    """Reads an array's header; and the array too, where it does not lie in the file as it is."""
-    try:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        if version != (1, 0):
-            read = np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read(file)
-    except ValueError as error:
-        raise DatasetError(str(path), "arrays in NumPy's format", str(error)) from error
-    if dtype.hasobject:
-        raise DatasetError(
-            str(path), "arrays of numbers or flags", "Python objects, which only a pickle can hold"
-        )
-    if not shape:
-        raise DatasetError(str(path), "arrays with rows", "a single number")
-    if start is not None and not fortran:
-        return _StoredArray(path, file.tell(), dtype, shape)
-    count = int(np.prod(shape))
-    content = file.read(count * dtype.itemsize)
-    if len(content) != count * dtype.itemsize:
-        raise DatasetError(str(path), f"{count} numbers", f"{len(content) // dtype.itemsize}")
-    value = np.frombuffer(bytearray(content), dtype)
-    return _HeldArray(value.reshape(shape, order="F" if fortran else "C"))
+def _find_content(file: IO[bytes], member: zipfile.ZipInfo, where: Path) -> int:
+    """The byte of the archive at which a stored member's content begins."""
+    # The local header repeats the name and has extra fields of its own length.
+    file.seek(member.header_offset + _LOCAL_HEADER - 4)
+    name, extra = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    if member.compress_size != member.file_size or member.flag_bits & 0x1:
+        raise DatasetError(str(where), "stored content", "content of another size, or a password")
+    return member.header_offset + _LOCAL_HEADER + name + extra
+
+
+def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
+    """Reads a member once: what is damaged has another checksum."""
+    with archive.open(member) as content:
+        while content.read(_READ):
+            pass

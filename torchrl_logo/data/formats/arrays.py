@@ -14,7 +14,7 @@ from tensordict import NestedKey, TensorDict
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError, find_episode_starts
+from torchrl_logo.data.validation import DatasetError, find_episode_starts, require_size
 
 __all__ = ["LAYOUT_KEYS", "cast_to_layout", "check_array_keys", "find_spec", "from_arrays"]
 
@@ -219,6 +219,8 @@ def find_spec(
     ):
         if value.ndim != dims.count(",") + 1 or 0 in value.shape[1:]:
             raise DatasetError(key, f"shape {dims}", f"shape {list(value.shape)}")
+        for size in value.shape[1:]:
+            require_size(key, size)
     if discrete:
         mask = tensors.get("agents/action_mask")
         if mask is None:
@@ -229,6 +231,7 @@ def find_spec(
             )
         if mask.ndim != 3:
             raise DatasetError("agents/action_mask", "shape [B, N, A]", f"{list(mask.shape)}")
+        require_size("agents/action_mask", mask.shape[-1])
         action_size = mask.shape[-1]
         bounds: dict[str, Any] = {}
     else:

@@ -11,6 +11,7 @@ from tensordict import NestedKey, TensorDictBase
 from torchrl_logo.data.formats.arrays import LAYOUT_KEYS, check_array_keys, find_spec
 from torchrl_logo.data.formats.reader import EpisodeReader
 from torchrl_logo.data.mapped_files import map_tensordict
+from torchrl_logo.data.memory_limit import require_memory
 from torchrl_logo.data.validation import DatasetError, find_episode_starts
 
 __all__ = ["MemmapReader"]
@@ -74,6 +75,12 @@ class MemmapReader(EpisodeReader):
         if done is None:
             raise DatasetError(("next", "done"), "flags", "no such key")
         episode = next((data.get(k) for k in _EPISODES if data.get(k, None) is not None), None)
+        rows = data.batch_size.numel()
+        for key, value in ((("next", "done"), done), ("episode", episode)):
+            if value is not None and (value.numel() != rows or value.is_floating_point()):
+                found = f"{value.dtype} {list(value.shape)}"
+                raise DatasetError(key, f"{rows} flags or whole numbers", found)
+        require_memory("episode", 32 * rows)
         if episode is None:
             ends = done.reshape(-1).long()
             episode = ends.cumsum(0) - ends

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.formats.hdf5_files import HDF5Group, open_hdf5
 from torchrl_logo.data.formats.missing_state import replace_state
-from torchrl_logo.data.formats.reader import EpisodeReader
+from torchrl_logo.data.formats.reader import EpisodeReader, join_episodes
+from torchrl_logo.data.formats.whole_numbers import to_flags, to_integers
+from torchrl_logo.data.json_files import read_json
+from torchrl_logo.data.memory_limit import require_memory
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError
+from torchrl_logo.data.validation import DatasetError, require_size
 from torchrl_logo.optional_dependencies import require
 
 __all__ = ["MinariReader", "write_minari"]
@@ -64,25 +69,39 @@ class MinariReader(EpisodeReader):
     ) -> None:
         super().__init__(path)
         folder = path if (path / _FILE).is_file() else path / "data"
-        self.file = _open(folder / _FILE)
+        self.file = open_hdf5(folder / _FILE)
         self.state = state
-        self.names = sorted(
-            (name for name in self.file if name.startswith("episode_")),
-            key=lambda name: int(name.removeprefix("episode_")),
-        )
+        for name in self.file.keys:
+            if not re.fullmatch(r"episode_(0|[1-9][0-9]{0,17})", name):
+                expected = "groups episode_0, ... alone"
+                raise DatasetError(str(folder / _FILE), expected, repr(name))
+        self.names = sorted(self.file.keys, key=lambda name: int(name.removeprefix("episode_")))
         if not self.names:
-            raise DatasetError(str(folder / _FILE), "groups episode_0, ...", f"{list(self.file)}")
-        self.lengths = np.array([len(self.file[name]["rewards"]) for name in self.names])
-        first = self.file[self.names[0]]
-        if not hasattr(first["observations"], "keys"):
+            raise DatasetError(str(folder / _FILE), "groups episode_0, ...", "none")
+        self.lengths = np.array(
+            [len(self.file.group(name).array("rewards", 1)) for name in self.names]
+        )
+        metadata = _read_metadata(folder)
+        for key, count in (
+            ("total_episodes", len(self.names)),
+            ("total_steps", int(self.lengths.sum())),
+        ):
+            told = metadata.get(key, count)
+            if told != count:
+                raise DatasetError(f"metadata.json/{key}", f"{count}, as there are", repr(told))
+        first = self.file.group(self.names[0])
+        if not first.holds_group("observations"):
             raise DatasetError(
                 "observations", "a dictionary with the agents in it", "an array of one agent"
             )
-        keys = list(first["observations"])
+        keys = first.group("observations").keys
         self.agents = [] if _OBSERVATION in keys else [k for k in keys if k != _STATE]
-        if self.agents and list(first["actions"]) != self.agents:
-            raise DatasetError("actions", f"agents {self.agents}", f"{list(first['actions'])}")
-        space = _read_action_space(folder)
+        if not self.agents and _OBSERVATION not in keys:
+            raise DatasetError("observations", "agents, or 'observation'", f"{keys}")
+        if self.agents and first.group("actions").keys != self.agents:
+            found = f"{first.group('actions').keys}"
+            raise DatasetError("actions", f"agents {self.agents}", found)
+        space = _find_action_space(metadata)
         self.n_actions = n_actions if n_actions is not None else space.get("n")
         self.spec = self._find_spec(first, action_bounds or space.get("bounds") or (-1.0, 1.0))
 
@@ -91,23 +110,29 @@ class MinariReader(EpisodeReader):
         """A folder with ``main_data.hdf5``, or with ``data/main_data.hdf5``."""
         return any((folder / _FILE).is_file() for folder in (path, path / "data"))
 
-    def _find_spec(self, episode: Any, bounds: tuple[float, float]) -> TaskSpec:
+    def _find_spec(self, episode: HDF5Group, bounds: tuple[float, float]) -> TaskSpec:
         observation, sizes = self._observations(episode)
         action = self._actions(episode)
         self.discrete = action.dtype.kind in "iu"
-        self.masked = _MASK in episode["observations"]
-        if self.discrete:
-            size = episode["observations"][_MASK].shape[-1] if self.masked else self.n_actions
-            if size is None:
+        if action.ndim != (2 if self.discrete else 3):
+            raise DatasetError(
+                "actions", "[T, N] integers, or [T, N, d_a]", f"{list(action.shape)}"
+            )
+        self.masked = _MASK in episode.group("observations")
+        size = action.shape[-1]
+        if self.discrete and self.masked:
+            size = episode.group("observations").array(_MASK, 3).shape[-1]
+        elif self.discrete:
+            if self.n_actions is None:
                 expected = "an array (or n_actions=..., if all actions are always available)"
                 raise DatasetError(f"observations/{_MASK}", expected, "no such key")
-        else:
-            size = action.shape[-1]
+            size = self.n_actions
+        require_size("actions", size)
         low, high = ((), ()) if self.discrete else ((bound,) * size for bound in bounds)
         return TaskSpec(
-            n_agents=observation.shape[1],
-            observation_size=observation.shape[2],
-            state_size=self._states(episode, observation, sizes).shape[-1],
+            n_agents=require_size("observations", observation.shape[1]),
+            observation_size=require_size("observations", observation.shape[2]),
+            state_size=require_size(_STATE, self._states(episode, observation, sizes).shape[-1]),
             action_size=size,
             discrete=self.discrete,
             action_low=low,
@@ -117,68 +142,92 @@ class MinariReader(EpisodeReader):
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Reads these episodes."""
-        parts: dict[str, list[np.ndarray]] = {}
-        for name, length in zip(self.names[start:stop], self.lengths[start:stop], strict=True):
-            for key, value in self._read_episode(self.file[name], int(length)).items():
-                parts.setdefault(key, []).append(value)
-        return {key: np.concatenate(values) for key, values in parts.items()}
+        names = zip(self.names[start:stop], self.lengths[start:stop], strict=True)
+        return join_episodes([self._read_episode(self.file.group(n), int(t)) for n, t in names])
 
-    def _read_episode(self, episode: Any, length: int) -> dict[str, np.ndarray]:
+    def _read_episode(self, episode: HDF5Group, length: int) -> dict[str, np.ndarray]:
         observation, sizes = self._observations(episode)
+        if sizes != self.spec.observation_sizes:
+            expected = f"sizes {self.spec.observation_sizes} of agents' observations"
+            raise DatasetError(episode.path, expected, f"{sizes}")
         state = self._states(episode, observation, sizes)
-        if len(observation) != length + 1:
-            expected = f"{length + 1} rows, one more than rewards"
-            raise DatasetError("observations", expected, f"{len(observation)}")
-        terminated = episode["terminations"][:].astype(bool)[:, None]
-        truncated = episode["truncations"][:].astype(bool)[:, None]
-        if not (terminated[-1] | truncated[-1]):
-            raise DatasetError("terminations", "an end in the last step of an episode", "none")
+        terminated, truncated = (
+            to_flags(key, episode.array(key, 1).read())[:, None]
+            for key in ("terminations", "truncations")
+        )
         action = self._actions(episode)
+        mask = None
+        if self.masked:
+            stored = episode.group("observations").array(_MASK, 3).read()
+            mask = to_flags(f"observations/{_MASK}", stored)
+        elif self.discrete:
+            mask = np.ones((length + 1, self.spec.n_agents, self.spec.action_size), bool)
+        for key, value, rows in (
+            ("observations", observation, length + 1),
+            (f"observations/{_STATE}", state, length + 1),
+            (f"observations/{_MASK}", mask, length + 1),
+            ("terminations", terminated, length),
+            ("truncations", truncated, length),
+            ("actions", action, length),
+        ):
+            if value is not None and len(value) != rows:
+                expected = f"{rows} rows (rewards have {length})"
+                raise DatasetError(f"{episode.path}/{key}", expected, f"{len(value)}")
+        if not length or not (terminated[-1] | truncated[-1]):
+            raise DatasetError("terminations", "an end in the last step of an episode", "none")
         found = {
             "agents/observation": observation[:-1],
             "next/agents/observation": observation[1:],
             "state": state[:-1],
             "next/state": state[1:],
-            "next/reward": episode["rewards"][:].astype(np.float32)[:, None],
+            "next/reward": episode.array("rewards", 1).read().astype(np.float32)[:, None],
             "next/done": terminated | truncated,
             "next/terminated": terminated,
             "next/truncated": truncated,
         }
-        if not self.discrete:
+        if mask is None:
             return {**found, "agents/action": action.astype(np.float32)}
-        mask = np.ones((length + 1, self.spec.n_agents, self.spec.action_size), bool)
-        if self.masked:
-            mask = episode["observations"][_MASK][:].astype(bool)
         return {
             **found,
-            "agents/action": action.astype(np.int64),
+            "agents/action": to_integers("actions", action),
             "agents/action_mask": mask[:-1],
             "next/agents/action_mask": mask[1:],
         }
 
-    def _observations(self, episode: Any) -> tuple[np.ndarray, tuple[int, ...]]:
+    def _observations(self, episode: HDF5Group) -> tuple[np.ndarray, tuple[int, ...]]:
         """Observations ``[T + 1, N, d_o]`` and their true sizes, ``[N]``."""
-        observations = episode["observations"]
+        observations = episode.group("observations")
         if not self.agents:
-            value = observations[_OBSERVATION][:].astype(np.float32)
+            value = observations.array(_OBSERVATION, 3).read().astype(np.float32)
             return value, (value.shape[-1],) * value.shape[1]
-        values = [observations[name][:].astype(np.float32) for name in self.agents]
-        sizes = tuple(value.shape[-1] for value in values)
-        padded = np.zeros((len(values[0]), len(values), max(sizes)), np.float32)
-        for index, value in enumerate(values):
-            padded[:, index, : sizes[index]] = value
+        arrays = [observations.array(name, 2) for name in self.agents]
+        if len({len(array) for array in arrays}) != 1:
+            found = f"{[len(array) for array in arrays]}"
+            raise DatasetError(observations.path, "as many rows for each agent", found)
+        sizes = tuple(array.shape[-1] for array in arrays)
+        require_memory(observations.path, 4 * len(arrays[0]) * len(arrays) * max(sizes))
+        padded = np.zeros((len(arrays[0]), len(arrays), max(sizes)), np.float32)
+        for index, array in enumerate(arrays):
+            padded[:, index, : sizes[index]] = array.read()
         return padded, sizes
 
-    def _states(self, episode: Any, observation: np.ndarray, sizes: tuple[int, ...]) -> np.ndarray:
-        if _STATE in episode["observations"] and self.state is None:
-            return episode["observations"][_STATE][:].astype(np.float32)
+    def _states(
+        self, episode: HDF5Group, observation: np.ndarray, sizes: tuple[int, ...]
+    ) -> np.ndarray:
+        observations = episode.group("observations")
+        if _STATE in observations and self.state is None:
+            return observations.array(_STATE, 2).read().astype(np.float32)
         return replace_state(observation, self.state, sizes=sizes, key="observations/state")
 
-    def _actions(self, episode: Any) -> np.ndarray:
-        actions = episode["actions"]
+    def _actions(self, episode: HDF5Group) -> np.ndarray:
         if not self.agents:
-            return actions[:]
-        return np.stack([actions[name][:] for name in self.agents], 1)
+            return episode.array("actions").read()
+        actions = episode.group("actions")
+        found = [actions.array(name).read() for name in self.agents]
+        if len({(value.shape, value.dtype.kind) for value in found}) != 1:
+            shapes = f"{[value.shape for value in found]}"
+            raise DatasetError(actions.path, "actions of one kind and shape", shapes)
+        return np.stack(found, 1)
 
     def close(self) -> None:
         """Closes the file."""
@@ -271,34 +320,38 @@ def _minari_root(root: str | Path | None) -> Iterator[None]:
                 os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _read_action_space(folder: Path) -> dict[str, Any]:
-    """Number of actions, or bounds, as far as the metadata tell one for all agents."""
+def _read_metadata(folder: Path) -> dict[str, Any]:
     path = folder / "metadata.json"
-    if not path.is_file():
-        return {}
-    space = json.loads(path.read_text()).get("action_space")
-    space = json.loads(space) if isinstance(space, str) else space
-    if isinstance(space, dict) and space.get("type") == "Dict":
-        spaces = list(space["subspaces"].values())
-        space = spaces[0] if all(s == spaces[0] for s in spaces) else None
-    if not isinstance(space, dict):
-        return {}
-    if space.get("type") == "Discrete":
-        return {"n": int(space["n"])}
-    if space.get("type") == "MultiDiscrete" and len(set(space["nvec"])) == 1:
-        return {"n": int(space["nvec"][0])}
-    if space.get("type") == "Box":
-        low, high = np.unique(space["low"]), np.unique(space["high"])
-        if len(low) == len(high) == 1:
-            return {"bounds": (float(low[0]), float(high[0]))}
-    return {}
+    return read_json(path) if path.is_file() else {}
 
 
-def _open(path: Path) -> Any:
-    h5py = require("h5py", "formats")
-    if not path.is_file():
-        raise DatasetError(str(path.parent), f"a folder with {_FILE}", "none")
+def _find_action_space(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Number of actions, or bounds, as far as the metadata tell one for all agents."""
     try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(str(path), "a whole HDF5 file", str(error)) from error
+        space = metadata.get("action_space")
+        space = json.loads(space) if isinstance(space, str) else space
+        if isinstance(space, dict) and space.get("type") == "Dict":
+            spaces = list(space["subspaces"].values())
+            space = spaces[0] if all(s == spaces[0] for s in spaces) else None
+        if not isinstance(space, dict):
+            return {}
+        if space.get("type") == "Discrete":
+            return {"n": int(space["n"])}
+        if space.get("type") == "MultiDiscrete" and len(set(space["nvec"])) == 1:
+            return {"n": int(space["nvec"][0])}
+        if space.get("type") == "Box":
+            low, high = (np.unique(np.asarray(space[key], float)) for key in ("low", "high"))
+            if len(low) == len(high) == 1:
+                return {"bounds": (float(low[0]), float(high[0]))}
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        RecursionError,
+        OverflowError,
+    ) as error:
+        found = f"{type(error).__name__}: {error}"
+        raise DatasetError("metadata.json/action_space", "a space of actions", found) from error
+    return {}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
 
 from torchrl_logo.data.formats.missing_state import replace_state
+from torchrl_logo.data.formats.npy_files import HeldArray, StoredArray, open_npy
 from torchrl_logo.data.formats.reader import EpisodeReader
 from torchrl_logo.data.formats.team_reward import reduce_rewards
+from torchrl_logo.data.formats.whole_numbers import to_flags
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError
+from torchrl_logo.data.validation import DatasetError, require_size
 
 __all__ = ["OMARReader"]
 
@@ -64,21 +67,33 @@ class OMARReader(EpisodeReader):
             if not (path / "states_0.npy").is_file():
                 replace_state(np.zeros((0, 1, 1)), None, key="states_0.npy")
             names += ["states_0", "next_states_0"]
-        self.arrays = {name: _map(path / f"{name}.npy") for name in names}
+        self.arrays = {name: _open(path / f"{name}.npy") for name in names}
         rows = len(self.arrays["obs_0"])
         for name, array in self.arrays.items():
             if len(array) != rows:
                 expected = f"{rows} rows, as obs_0.npy has"
                 raise DatasetError(f"{name}.npy", expected, f"{len(array)}")
+            if name.startswith(("rews", "dones")):
+                if math.prod(array.shape[1:]) != 1:
+                    raise DatasetError(f"{name}.npy", "a number a row", f"{list(array.shape)}")
+            elif len(array.shape) != 2 or 0 in array.shape:
+                raise DatasetError(f"{name}.npy", "shape [rows, size]", f"{list(array.shape)}")
+        for agent in range(self.n_agents):
+            first, after = (self.arrays[f"{key}_{agent}"].shape for key in ("obs", "next_obs"))
+            if first != after:
+                expected = f"shape {list(first)}, as obs_{agent}.npy has"
+                raise DatasetError(f"next_obs_{agent}.npy", expected, f"{list(after)}")
         self.sizes = tuple(self.arrays[f"obs_{a}"].shape[-1] for a in range(self.n_agents))
         widths = {self.arrays[f"acs_{a}"].shape[-1] for a in range(self.n_agents)}
         if len(widths) != 1:
             raise DatasetError("acs_*.npy", "as many action components for each agent", f"{widths}")
-        action_size = widths.pop()
+        action_size = require_size("acs_*.npy", widths.pop())
         self.spec = TaskSpec(
             n_agents=self.n_agents,
-            observation_size=max(self.sizes),
-            state_size=sum(self.sizes) if state else self.arrays["states_0"].shape[-1],
+            observation_size=require_size("obs_*.npy", max(self.sizes)),
+            state_size=require_size(
+                "states_0.npy", sum(self.sizes) if state else self.arrays["states_0"].shape[-1]
+            ),
             action_size=action_size,
             action_low=(action_bounds[0],) * action_size,
             action_high=(action_bounds[1],) * action_size,
@@ -93,8 +108,10 @@ class OMARReader(EpisodeReader):
         return all((path / f"{name}_0.npy").is_file() for name in ("obs", "acs"))
 
     def _find_episodes(self, rows: int, time_limit: int | None) -> None:
-        dones = [self.arrays[f"dones_{a}"].reshape(rows, -1)[:, 0] for a in range(self.n_agents)]
-        over = np.asarray(np.stack(dones).astype(bool).all(0))
+        over = np.ones(rows, bool)
+        for agent in range(self.n_agents):
+            name = f"dones_{agent}"
+            over &= to_flags(f"{name}.npy", self.arrays[name].read(0, rows).reshape(rows))
         stops = np.flatnonzero(over) + 1
         if time_limit is not None:
             # Within a run of rows without an end, every time_limit-th row is one.
@@ -118,12 +135,16 @@ class OMARReader(EpisodeReader):
         last[self.starts[start + 1 : stop + 1] - rows.start - 1] = True
         terminated = last & self.terminated[start:stop].repeat(self.lengths[start:stop])[:, None]
         agents = range(self.n_agents)
-        reward = np.stack([self.arrays[f"rews_{a}"][rows].reshape(-1) for a in agents], -1)
+
+        def load(name: str) -> np.ndarray:
+            return self.arrays[name].read(rows.start, rows.stop)
+
+        reward = np.stack([load(f"rews_{a}").reshape(-1) for a in agents], -1)
         observation = self._pad("obs", rows)
         following = self._pad("next_obs", rows)
         if self.state is None:
             state, next_state = (
-                self.arrays[name][rows].astype(np.float32) for name in ("states_0", "next_states_0")
+                load(name).astype(np.float32) for name in ("states_0", "next_states_0")
             )
         else:
             state, next_state = (
@@ -133,9 +154,7 @@ class OMARReader(EpisodeReader):
         return {
             "agents/observation": observation,
             "next/agents/observation": following,
-            "agents/action": np.stack(
-                [self.arrays[f"acs_{a}"][rows].astype(np.float32) for a in agents], 1
-            ),
+            "agents/action": np.stack([load(f"acs_{a}").astype(np.float32) for a in agents], 1),
             "state": state,
             "next/state": next_state,
             "next/reward": reduce_rewards(reward, self.reward_rule, key="rews_*.npy"),
@@ -149,18 +168,11 @@ class OMARReader(EpisodeReader):
         count = rows.stop - rows.start
         padded = np.zeros((count, self.n_agents, max(self.sizes)), np.float32)
         for agent, size in enumerate(self.sizes):
-            padded[:, agent, :size] = self.arrays[f"{name}_{agent}"][rows]
+            padded[:, agent, :size] = self.arrays[f"{name}_{agent}"].read(rows.start, rows.stop)
         return padded
 
 
-def _map(path: Path) -> np.ndarray:
+def _open(path: Path) -> StoredArray | HeldArray:
     if not path.is_file():
         raise DatasetError(path.name, f"a file in {path.parent}", "none")
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except ValueError as error:
-        raise DatasetError(
-            path.name,
-            "a whole array of numbers (one of Python objects is a pickle, which runs code)",
-            str(error),
-        ) from error
+    return open_npy(path)

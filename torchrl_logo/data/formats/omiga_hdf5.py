@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from torchrl_logo.data.formats.episode_ends import plan_episodes
+from torchrl_logo.data.formats.hdf5_files import open_hdf5
 from torchrl_logo.data.formats.missing_state import replace_state
 from torchrl_logo.data.formats.reader import EpisodeReader
 from torchrl_logo.data.formats.team_reward import reduce_rewards
+from torchrl_logo.data.formats.whole_numbers import to_flags
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError
-from torchrl_logo.optional_dependencies import require
+from torchrl_logo.data.validation import DatasetError, require_size
 
 __all__ = ["OMIGAHDF5Reader"]
 
@@ -65,28 +66,38 @@ class OMIGAHDF5Reader(EpisodeReader):
     ) -> None:
         super().__init__(path)
         self.reward_rule, self.state = reward_rule, state
-        self.file = _open(path)
+        self.file = open_hdf5(path)
         for key in _REQUIRED:
             if key not in self.file:
-                raise DatasetError(key, f"an array in {path.name}", f"{sorted(self.file)}")
-        rows = len(self.file["o"])
-        for key in _REQUIRED:
-            if len(self.file[key]) != rows:
-                raise DatasetError(key, f"{rows} rows, as 'o' has", f"{len(self.file[key])}")
+                raise DatasetError(key, f"an array in {path.name}", f"{self.file.keys}")
+        self.arrays = {key: self.file.array(key) for key in _REQUIRED}
+        rows = len(self.arrays["o"])
+        for key, array in self.arrays.items():
+            if len(array) != rows or not rows:
+                raise DatasetError(key, f"{rows or 1} rows, as 'o' has", f"{len(array)}")
         for key in ("o", "a"):
-            if self.file[key].ndim != 3:
-                raise DatasetError(key, "shape [rows, N, ...]", f"{list(self.file[key].shape)}")
-        _, n_agents, observation_size = self.file["o"].shape
-        action_size = self.file["a"].shape[-1]
+            shape = self.arrays[key].shape
+            if len(shape) != 3 or 0 in shape:
+                raise DatasetError(key, "shape [rows, N, ...]", f"{list(shape)}")
+        _, n_agents, observation_size = self.arrays["o"].shape
+        action_size = require_size("a", self.arrays["a"].shape[-1])
+        for key in ("r", "d"):
+            shape = self.arrays[key].shape
+            if math.prod(shape[1:]) not in (1, n_agents):
+                raise DatasetError(key, f"a number a row, or {n_agents}", f"shape {list(shape)}")
+        shape = self.arrays["s"].shape
+        if 0 in shape or len(shape) not in (2, 3) or (len(shape) == 3 and shape[1] != n_agents):
+            expected = f"shape [rows, d_s] or [rows, {n_agents}, d_s]"
+            raise DatasetError("s", expected, f"{list(shape)}")
         self.spec = TaskSpec(
-            n_agents=n_agents,
-            observation_size=observation_size,
-            state_size=self._states(0, 1).shape[-1],
+            n_agents=require_size("o", n_agents),
+            observation_size=require_size("o", observation_size),
+            state_size=require_size("s", self._states(0, 1).shape[-1]),
             action_size=action_size,
             action_low=(action_bounds[0],) * action_size,
             action_high=(action_bounds[1],) * action_size,
         )
-        over = np.asarray(self.file["d"][:].reshape(rows, -1).astype(bool).all(-1))
+        over = np.asarray(to_flags("d", self.arrays["d"].read()).reshape(rows, -1).all(-1))
         stops = np.flatnonzero(over)
         length = np.diff(stops, prepend=-1)
         at_limit = np.zeros(rows, bool)
@@ -106,8 +117,9 @@ class OMIGAHDF5Reader(EpisodeReader):
         if not path.is_file() or path.suffix not in (".h5", ".hdf5"):
             return False
         try:
-            with _open(path) as file:
-                return set(_REQUIRED) <= set(file)
+            file = open_hdf5(path)
+            file.close()
+            return set(_REQUIRED) <= set(file.keys)
         except DatasetError:
             return False
 
@@ -116,15 +128,16 @@ class OMIGAHDF5Reader(EpisodeReader):
         row, following, last = self.plan.rows(start, stop)
         begin, end = int(row.min()), int(following.max()) + 1
         row, following = row - begin, following - begin
-        observation = self.file["o"][begin:end].astype(np.float32, copy=False)
+        rows = slice(begin, end)
+        observation = self.arrays["o"].read(rows).astype(np.float32, copy=False)
         state = self._states(begin, end)
-        reward = self.file["r"][begin:end].reshape(end - begin, -1)[row]
+        reward = self.arrays["r"].read(rows).reshape(end - begin, -1)[row]
         own_end = self.plan.own_end[start:stop].repeat(self.lengths[start:stop])
         terminated = (last & own_end)[:, None]
         return {
             "agents/observation": observation[row],
             "next/agents/observation": observation[following],
-            "agents/action": self.file["a"][begin:end].astype(np.float32, copy=False)[row],
+            "agents/action": self.arrays["a"].read(rows).astype(np.float32, copy=False)[row],
             "state": state[row],
             "next/state": state[following],
             "next/reward": reduce_rewards(reward, self.reward_rule, key="r"),
@@ -135,8 +148,8 @@ class OMIGAHDF5Reader(EpisodeReader):
 
     def _states(self, begin: int, end: int) -> np.ndarray:
         if self.state is not None:
-            return replace_state(self.file["o"][begin:end], self.state)
-        state = self.file["s"][begin:end].astype(np.float32, copy=False)
+            return replace_state(self.arrays["o"].read(slice(begin, end)), self.state)
+        state = self.arrays["s"].read(slice(begin, end)).astype(np.float32, copy=False)
         if state.ndim == 2:
             return state
         if (state != state[:, :1]).any():
@@ -150,11 +163,3 @@ class OMIGAHDF5Reader(EpisodeReader):
     def close(self) -> None:
         """Closes the file."""
         self.file.close()
-
-
-def _open(path: Path) -> Any:
-    h5py = require("h5py", "formats")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(str(path), "a whole HDF5 file", str(error)) from error

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.formats.hdf5_files import open_hdf5
 from torchrl_logo.data.formats.reader import EpisodeReader
+from torchrl_logo.data.formats.whole_numbers import to_flags, to_integers
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError
+from torchrl_logo.data.validation import DatasetError, require_size
 from torchrl_logo.optional_dependencies import require
 
 __all__ = ["PymarlHDF5Reader", "write_pymarl_hdf5"]
@@ -43,22 +44,45 @@ class PymarlHDF5Reader(EpisodeReader):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self.file = _open(path)
+        self.file = open_hdf5(path)
         for key in _REQUIRED:
             if key not in self.file:
-                raise DatasetError(key, f"an array in {path.name}", f"{sorted(self.file)}")
-        episodes, steps = self.file["filled"].shape[:2]
-        for key in _REQUIRED:
-            if self.file[key].shape[:2] != (episodes, steps):
-                found = f"shape {list(self.file[key].shape)}"
-                raise DatasetError(key, f"shape [{episodes}, {steps}, ...], as 'filled' has", found)
+                raise DatasetError(key, f"an array in {path.name}", f"{self.file.keys}")
+        self.arrays = {key: self.file.array(key) for key in _REQUIRED}
+        for key, array in self.arrays.items():
+            if array.ndim < 2 or 0 in array.shape:
+                raise DatasetError(key, "shape [E, T, ...]", f"shape {list(array.shape)}")
+        episodes, steps = self.arrays["filled"].shape[:2]
+        agents, actions = (self.arrays[key].shape[2:] for key in ("obs", "avail_actions"))
+        state = self.arrays["state"].shape[2:]
+        if (len(agents), len(actions), len(state)) != (2, 2, 1):
+            found = f"shapes {list(agents)}, {list(actions)} and {list(state)} a step"
+            raise DatasetError("obs", "[N, d_o], avail_actions [N, A] and state [d_s]", found)
+        n, size = agents[0], actions[1]
+        wanted = {
+            "obs": agents,
+            "avail_actions": (n, size),
+            "state": state,
+            "actions": (n, 1),
+            "reward": (1,),
+            "terminated": (1,),
+            "filled": (1,),
+        }
+        for key, inner in wanted.items():
+            shape = self.arrays[key].shape
+            if shape != (episodes, steps, *inner) and not (inner == (1,) and len(shape) == 2):
+                expected = f"shape {[episodes, steps, *inner]}, as 'filled' and 'obs' have"
+                raise DatasetError(key, expected, f"shape {list(shape)}")
+            if shape[:2] != (episodes, steps):
+                expected = f"shape [{episodes}, {steps}, ...], as 'filled' has"
+                raise DatasetError(key, expected, f"shape {list(shape)}")
         self.spec = TaskSpec(
-            n_agents=int(self.file["obs"].shape[2]),
-            observation_size=int(self.file["obs"].shape[3]),
-            state_size=int(self.file["state"].shape[2]),
-            action_size=int(self.file["avail_actions"].shape[3]),
+            n_agents=require_size("obs", n),
+            observation_size=require_size("obs", agents[1]),
+            state_size=require_size("state", state[0]),
+            action_size=require_size("avail_actions", size),
             discrete=True,
-            max_steps=int(steps) - 1,
+            max_steps=max(int(steps) - 1, 1),
         )
         self.lengths, self.terminated = self._find_lengths(episodes, steps)
 
@@ -68,14 +92,18 @@ class PymarlHDF5Reader(EpisodeReader):
         if not path.is_file() or path.suffix not in (".h5", ".hdf5"):
             return False
         try:
-            with _open(path) as file:
-                return {"obs", "avail_actions", "filled"} <= set(file)
+            file = open_hdf5(path)
+            file.close()
+            return {"obs", "avail_actions", "filled"} <= set(file.keys)
         except DatasetError:
             return False
 
     def _find_lengths(self, episodes: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
-        filled = self.file["filled"][:].reshape(episodes, steps).astype(bool)
-        over = self.file["terminated"][:].reshape(episodes, steps).astype(bool) & filled
+        filled, over = (
+            to_flags(key, self.arrays[key].read()).reshape(episodes, steps)
+            for key in ("filled", "terminated")
+        )
+        over &= filled
         count = filled.sum(-1)
         gaps = (filled != (np.arange(steps) < count[:, None])).any(-1)
         if gaps.any():
@@ -99,7 +127,7 @@ class PymarlHDF5Reader(EpisodeReader):
         self.provenance["last_observations_not_filled"] = int(
             (terminated & (count == lengths)).sum()
         )
-        return lengths, terminated
+        return lengths, np.asarray(terminated)
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Reads these episodes and leaves out what pads them."""
@@ -113,16 +141,16 @@ class PymarlHDF5Reader(EpisodeReader):
         done = last[taken][:, None]
 
         def load(key: str) -> np.ndarray:
-            return self.file[key][start:stop, :longest]
+            return self.arrays[key].read(slice(start, stop), slice(0, longest))
 
         state = load("state").astype(np.float32, copy=False)
         observation = load("obs").astype(np.float32, copy=False)
-        mask = load("avail_actions") != 0
+        mask = to_flags("avail_actions", load("avail_actions"))
         reward = load("reward").reshape(len(lengths), longest, 1).astype(np.float32)
         return {
             "agents/observation": observation[taken],
             "next/agents/observation": observation[following],
-            "agents/action": load("actions")[..., 0].astype(np.int64)[taken],
+            "agents/action": to_integers("actions", load("actions")[..., 0][taken]),
             "agents/action_mask": mask[taken],
             "next/agents/action_mask": mask[following],
             "state": state[taken],
@@ -215,11 +243,3 @@ def _pad_episodes(
         "filled": (taken | last).unsqueeze(-1).long(),
     }
     return {key: value.numpy() for key, value in made.items()}
-
-
-def _open(path: Path) -> Any:
-    h5py = require("h5py", "formats")
-    try:
-        return h5py.File(path, "r")
-    except OSError as error:
-        raise DatasetError(str(path), "a whole HDF5 file", str(error)) from error

@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from torchrl_logo.data.contained_files import require_contained
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import DatasetError
 
-__all__ = ["EpisodeReader", "find_reader", "find_readers"]
+__all__ = ["EpisodeReader", "find_reader", "find_readers", "join_episodes"]
 
 
 class EpisodeReader(abc.ABC):
@@ -25,6 +26,10 @@ class EpisodeReader(abc.ABC):
 
     Args:
         path (Path): file or folder.
+
+    Raises:
+        DatasetError: if links lead out of the folder (see
+            :func:`~torchrl_logo.data.contained_files.require_contained`).
 
     Attributes:
         format: name of the format.
@@ -39,6 +44,7 @@ class EpisodeReader(abc.ABC):
     lengths: np.ndarray
 
     def __init__(self, path: Path) -> None:
+        require_contained(path)
         self.path = path
         self.provenance: dict[str, Any] = {}
 
@@ -63,6 +69,31 @@ class EpisodeReader(abc.ABC):
 
     def close(self) -> None:  # noqa: B027 (most readers keep nothing open)
         """Closes what is open. Does nothing by default."""
+
+
+def join_episodes(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Puts the arrays of episodes one after the other.
+
+    Args:
+        parts (list of dict): of the same keys, ``[T, ...]`` each.
+
+    Raises:
+        DatasetError: if episodes differ in anything but their lengths, or keys in these.
+
+    Examples:
+        >>> join_episodes([{"a": np.zeros((2, 1))}, {"a": np.zeros((3, 1))}])["a"].shape
+        (5, 1)
+    """
+    first = {key: value.shape[1:] for key, value in parts[0].items()}
+    for part in parts:
+        rows = len(next(iter(part.values())))
+        for key, value in part.items():
+            if value.shape[1:] != first[key]:
+                expected = f"shape [T, {', '.join(map(str, first[key]))}] in all episodes"
+                raise DatasetError(key, expected, f"{list(value.shape)}")
+            if len(value) != rows:
+                raise DatasetError(key, f"{rows} rows, as the episode has", f"{len(value)}")
+    return {key: np.concatenate([part[key] for part in parts]) for key in first}
 
 
 def find_readers() -> dict[str, type[EpisodeReader]]:

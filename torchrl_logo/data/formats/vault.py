@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from ast import literal_eval
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ import numpy as np
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.formats.episode_ends import plan_episodes
 from torchrl_logo.data.formats.missing_state import replace_state
-from torchrl_logo.data.formats.reader import EpisodeReader
+from torchrl_logo.data.formats.reader import EpisodeReader, join_episodes
 from torchrl_logo.data.formats.team_reward import reduce_rewards
-from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.data.validation import DatasetError
+from torchrl_logo.data.formats.whole_numbers import to_flags, to_integers
+from torchrl_logo.data.json_files import read_json
+from torchrl_logo.data.memory_limit import require_memory
+from torchrl_logo.data.task_spec import LARGEST_SIZE, TaskSpec
+from torchrl_logo.data.validation import DatasetError, require_size
 from torchrl_logo.optional_dependencies import require
 
 __all__ = ["VaultReader", "write_vault"]
@@ -26,6 +29,16 @@ _VERSION = 1.2
 _TIME_AXIS = 10_000_000_000_000
 _COMPRESSOR = {"id": "gzip", "level": 5}
 _WRITTEN_AT_ONCE = 8192
+_SHAPE = re.compile(r"\(\s*\d{1,15}\s*(,\s*\d{1,15}\s*){0,7},?\s*\)")
+_KNOWN = (
+    "observations.",
+    "actions.",
+    "rewards.",
+    "terminals.",
+    "truncations.",
+    "infos.state.",
+    "infos.legals.",
+)
 
 
 class VaultReader(EpisodeReader):
@@ -75,15 +88,31 @@ class VaultReader(EpisodeReader):
         super().__init__(path)
         self.reward_rule, self.state, self.padding = reward_rule, state, padding
         self.folder = _find_vault(path)
-        metadata = json.loads((self.folder / "metadata.json").read_text())
-        shapes = {name: literal_eval(shape) for name, shape in _leaves(metadata["structure_shape"])}
+        metadata = read_json(self.folder / "metadata.json")
+        shapes = _read_shapes(metadata.get("structure_shape"))
         for name in ("observations.", "actions.", "rewards.", "terminals."):
             if name not in shapes:
-                raise DatasetError(name, f"a store in {self.folder}", f"{sorted(shapes)}")
+                raise DatasetError(name, f"a store in {self.folder}", f"{sorted(shapes)[:50]}")
+        # The names that are known, and none that the metadata make up.
+        shapes = {name: shapes[name] for name in _KNOWN if name in shapes}
         self.stores = {name: _open(self.folder, name) for name in shapes}
-        self.steps = int(_open(self.folder, "vault_index").read().result()[0])
+        for name, store in self.stores.items():
+            found = tuple(int(size) for size in store.shape)
+            kind = np.dtype(store.dtype.numpy_dtype).kind
+            if kind not in "biuf":
+                raise DatasetError(name, "numbers or flags", str(store.dtype))
+            if len(found) < 2 or found[2:] != shapes[name][2:] or found[0] != shapes[name][0]:
+                expected = f"shape {list(shapes[name])}, as metadata.json says"
+                raise DatasetError(name, expected, f"{list(found)}")
+        if len(shapes["observations."]) != 4:
+            found_shape = f"{list(shapes['observations.'])}"
+            raise DatasetError("observations.", "shape [S, T, N, d_o]", found_shape)
         self.streams = shapes["observations."][0]
-        n_agents, observation_size = shapes["observations."][2:]
+        self.steps = self._count_steps()
+        n_agents, observation_size = (
+            require_size("observations.", size) for size in shapes["observations."][2:]
+        )
+        self._check_shapes(shapes, n_agents)
         self.discrete = np.dtype(self.stores["actions."].dtype.numpy_dtype).kind in "iu"
         self.legal = "infos.legals." in shapes
         if self.discrete and not self.legal and n_actions is None:
@@ -92,11 +121,12 @@ class VaultReader(EpisodeReader):
         self._find_state(shapes)
         first = self._load("actions.", 0, 0, 1)
         size = n_actions or shapes["infos.legals."][-1] if self.discrete else first.shape[-1]
+        size = require_size("actions.", size)
         low, high = ((), ()) if self.discrete else ((bound,) * size for bound in action_bounds)
         self.spec = TaskSpec(
             n_agents=n_agents,
             observation_size=observation_size,
-            state_size=self._state(0, 0, 1).shape[-1],
+            state_size=require_size("infos.state.", self._state(0, 0, 1).shape[-1]),
             action_size=size,
             discrete=self.discrete,
             action_low=low,
@@ -108,6 +138,42 @@ class VaultReader(EpisodeReader):
     def recognizes(cls, path: Path) -> bool:
         """A folder with OCDBT's manifest and flashbax's metadata, or one that holds such."""
         return path.is_dir() and bool(_vaults(path))
+
+    def _count_steps(self) -> int:
+        """The steps of each stream, which the stores' time axis does not tell."""
+        index = _open(self.folder, "vault_index")
+        if tuple(index.shape) != (1,) or np.dtype(index.dtype.numpy_dtype).kind not in "iu":
+            raise DatasetError("vault_index", "one whole number", f"shape {list(index.shape)}")
+        steps = int(_read(index, "vault_index")[0])
+        most = min(int(store.shape[1]) for store in self.stores.values())
+        if not 1 <= steps <= most:
+            raise DatasetError("vault_index", f"1 to {most} steps", str(steps))
+        if not 1 <= self.streams <= LARGEST_SIZE:
+            raise DatasetError("observations.", f"1 to {LARGEST_SIZE} streams", str(self.streams))
+        require_memory("vault_index", 8 * steps * self.streams)
+        return steps
+
+    def _check_shapes(self, shapes: dict[str, tuple[int, ...]], n_agents: int) -> None:
+        allowed: dict[str, list[tuple[int | None, ...]]] = {
+            "actions.": [(n_agents,), (n_agents, None)],
+            "rewards.": [(), (1,), (n_agents,), (n_agents, 1)],
+            "terminals.": [(), (1,), (n_agents,), (n_agents, 1)],
+            "truncations.": [(), (1,), (n_agents,), (n_agents, 1)],
+            "infos.state.": [(None,), (n_agents, None)],
+            "infos.legals.": [(n_agents, None)],
+        }
+        for name, inner in allowed.items():
+            found = shapes.get(name)
+            if found is None:
+                continue
+            fits = any(
+                len(found) == len(sizes) + 2
+                and all(want in (None, size) for want, size in zip(sizes, found[2:], strict=True))
+                for sizes in inner
+            )
+            if not fits or found[0] != self.streams or 0 in found:
+                expected = f"shape [S={self.streams}, T, ...] for {n_agents} agents"
+                raise DatasetError(name, expected, f"{list(found)}")
 
     def _find_state(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self.state_dims = len(shapes["infos.state."]) if "infos.state." in shapes else 0
@@ -136,7 +202,7 @@ class VaultReader(EpisodeReader):
             high = min(stop - int(self.stream_starts[stream]), len(plan.lengths))
             if low < high:
                 parts.append(self._read_stream(stream, low, high))
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+        return join_episodes(parts)
 
     def _read_stream(self, stream: int, start: int, stop: int) -> dict[str, np.ndarray]:
         plan = self.plans[stream]
@@ -166,10 +232,10 @@ class VaultReader(EpisodeReader):
         shape = (end - begin, self.spec.n_agents, self.spec.action_size)
         mask = np.ones(shape, bool)
         if self.legal:
-            mask = self._load("infos.legals.", stream, begin, end) != 0
+            mask = to_flags("infos.legals.", self._load("infos.legals.", stream, begin, end))
         return {
             **found,
-            "agents/action": action.reshape(len(row), -1).astype(np.int64),
+            "agents/action": to_integers("actions.", action.reshape(len(row), -1)),
             "agents/action_mask": mask[row],
             "next/agents/action_mask": mask[following],
         }
@@ -196,10 +262,12 @@ class VaultReader(EpisodeReader):
         if name not in self.stores:
             return np.zeros(self.steps, bool)
         flags = self._load(name, stream, 0, self.steps).reshape(self.steps, -1)
-        return np.asarray(flags.all(-1))
+        return np.asarray(to_flags(name, flags).all(-1))
 
     def _load(self, name: str, stream: int, start: int, stop: int) -> np.ndarray:
-        return np.asarray(self.stores[name][stream, start:stop].read().result())
+        part = self.stores[name][stream, start:stop]
+        require_memory(name, math.prod(part.shape) * np.dtype(part.dtype.numpy_dtype).itemsize)
+        return _read(part, name)
 
 
 def write_vault(dataset: OfflineDataset, path: str | Path) -> None:
@@ -308,13 +376,20 @@ def _find_vault(path: Path) -> Path:
     return found[0]
 
 
-def _leaves(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Names of stores (each part ends in a dot) with what the metadata say of them."""
-    leaves = []
-    for name, value in tree.items():
-        inner = isinstance(value, dict)
-        leaves += _leaves(value, f"{prefix}{name}.") if inner else [(f"{prefix}{name}.", value)]
-    return leaves
+def _read_shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Names of stores (each part ends in a dot) with the shapes that the metadata tell."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    left = [("", tree)]
+    while left:
+        prefix, found = left.pop()
+        if isinstance(found, dict):
+            left += [(f"{prefix}{name}.", value) for name, value in found.items()]
+        elif isinstance(found, str) and _SHAPE.fullmatch(found):
+            shapes[prefix] = tuple(int(size) for size in re.findall(r"\d+", found))
+        else:
+            where = f"metadata.json/structure_shape/{prefix}"[:200]
+            raise DatasetError(where, "shapes such as '(1, 10, 3)'", repr(found)[:200])
+    return shapes
 
 
 def _store(folder: Path, name: str) -> dict[str, Any]:
@@ -328,5 +403,13 @@ def _open(folder: Path, name: str) -> Any:
     ts = require("tensorstore", "formats")
     try:
         return ts.open(_store(folder, name)).result()
-    except ValueError as error:
-        raise DatasetError(name, f"a store in {folder}", str(error).splitlines()[0]) from error
+    # tensorstore's errors are of many classes.
+    except Exception as error:
+        raise DatasetError(name, f"a store in {folder}", str(error).split("\n")[0]) from error
+
+
+def _read(store: Any, name: str) -> np.ndarray:
+    try:
+        return np.asarray(store.read().result())
+    except Exception as error:
+        raise DatasetError(name, "a whole store", str(error).split("\n")[0]) from error
