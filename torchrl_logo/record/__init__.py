@@ -1,6 +1,6 @@
 """Following runs: MLflow, figures and videos."""
 
-from torchrl_logo.record.mlflow_logger import MLflowRun
+from torchrl_logo.record.mlflow_logger import MLflowRun, deliver_spools
 from torchrl_logo.record.plots import (
     plot_histogram,
     plot_learning_curves,
@@ -11,6 +11,7 @@ from torchrl_logo.record.video import render_episode, render_frame, write_video
 
 __all__ = [
     "MLflowRun",
+    "deliver_spools",
     "plot_histogram",
     "plot_learning_curves",
     "plot_open_loop",

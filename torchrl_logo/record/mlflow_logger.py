@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import json
+import math
 import os
 import re
 import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from types import TracebackType
+from types import SimpleNamespace, TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from filelock import FileLock
 from tensordict import TensorDictBase
 from torchrl.record.loggers import Logger
 from torchrl.record.loggers.common import _make_metrics_safe
 from torchrl.record.loggers.mlflow import MLFlowLogger
 
+from torchrl_logo.file_locks import hold_lock
+from torchrl_logo.record.spool import Spool
+from torchrl_logo.record.tracking_server import answers, be_impatient, is_server, was_lost
 from torchrl_logo.record.video import write_video
+from torchrl_logo.whole_files import explain_write_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-__all__ = ["MLflowRun"]
+__all__ = ["MLflowRun", "deliver_spools"]
 
 # MLflow's own limits on one request.
 _MAX_METRICS_PER_BATCH = 1000
@@ -39,6 +46,7 @@ _MAX_PARAMS_PER_BATCH = 100
 _MAX_DIGEST_LENGTH = 36
 
 _RUN_KEY_TAG = "torchrl_logo.run_key"
+_SPOOLS = "spool"  # in the runs' folder
 
 _VERSIONED = ("torchrl-logo", "torch", "torchrl", "tensordict", "vmas", "mlflow")
 
@@ -59,6 +67,9 @@ class MLflowRun(MLFlowLogger):
       number of runs can exist one after the other, side by side or nested;
     - ``run_id``, or the state dict that :class:`torchrl.checkpoint.Checkpoint` stores, continues
       the same run;
+    - training does not depend on a server: what it does not take is kept on the disk and delivered
+      when it is back, once and in order, by this object or by a later one with the same
+      ``run_key`` or ``run_id``; :func:`deliver_spools` does so for runs that have ended;
     - by default it needs no server: metrics go to a sqlite database in ``runs_dir`` and files to
       a folder beside it. Otherwise the environment's ``MLFLOW_TRACKING_URI`` is followed.
 
@@ -83,9 +94,18 @@ class MLflowRun(MLFlowLogger):
         video_fps (int): frames per second of videos. Defaults to ``15``.
         flush_interval (float): a batch of metrics is written at the first call that comes so many
             seconds after the last write. Defaults to ``5.0``.
+        when_unreachable (str): what to do if the store is a server that does not answer *at the
+            start*: ``"raise"``, or go on ``"offline"`` until it answers; the run is then made
+            later, and until then its ``run_id`` begins with ``"offline-"``. A server that is lost
+            later never stops training. Defaults to ``"raise"``.
+        lock_timeout (float): seconds to wait for another process that opens the same sqlite
+            store. Defaults to ``300.0``.
 
     Raises:
         ValueError: if ``run_id`` is not in the store.
+        ConnectionError: if the server does not answer and ``when_unreachable`` is ``"raise"``.
+        TimeoutError: if another process opens the store for longer than ``lock_timeout``.
+        OSError: if the disk of a sqlite store is full or read-only.
 
     Examples:
         >>> import tempfile
@@ -114,20 +134,32 @@ class MLflowRun(MLFlowLogger):
         tags: Mapping[str, Any] | None = None,
         video_fps: int = 15,
         flush_interval: float = 5.0,
+        when_unreachable: str = "raise",
+        lock_timeout: float = 300.0,
     ) -> None:
+        if when_unreachable not in ("raise", "offline"):
+            raise ValueError(
+                f"when_unreachable must be 'raise' or 'offline', found {when_unreachable!r}."
+            )
         if tracking_uri is None:
             tracking_uri = os.environ.get("MLFLOW_TRACKING_URI") or None
         if tracking_uri is None:
             tracking_uri = f"sqlite:///{Path(runs_dir).resolve()}/mlflow.db"
         self.tracking_uri = tracking_uri
+        self.when_unreachable = when_unreachable
+        self.lock_timeout = lock_timeout
         self.video_fps = video_fps
         self.video_log_counter = 0
         self.flush_interval = flush_interval
         self.status: str | None = None  # None while the run goes on
         self._requested_id = run_id
+        if is_server(tracking_uri) and run_id is None and run_key is None:
+            # By its key a run is found that was made by a request without an answer.
+            run_key = uuid.uuid4().hex
         self._run_key = run_key
         # name -> steps that a continued run has already
         self._recorded: dict[str, set[int]] = {}
+        self._stored: dict[str, set[int]] = {}  # those of them that are in the store
         self._run_name = run_name
         self._artifact_location = artifact_location
         self._tags = {key: str(value) for key, value in (tags or {}).items()}
@@ -137,6 +169,22 @@ class MLflowRun(MLFlowLogger):
             self._tags[_RUN_KEY_TAG] = run_key
         # [(name, value, milliseconds, step)], values still on their device
         self._buffer: list[tuple[str, Any, int, int]] = []
+        self._offline = False
+        self._last_try = -math.inf
+        self._pause = flush_interval
+        self._end_time: int | None = None
+        key = run_id or re.sub(r"[^\w-]", "_", run_key or "")
+        header = {
+            "exp_name": exp_name,
+            "tracking_uri": tracking_uri,
+            "run_id": run_id,
+            "run_key": run_key,
+            "run_name": run_name,
+            "artifact_location": artifact_location,
+            "tags": self._tags,
+        }
+        spools = Path(runs_dir) / _SPOOLS
+        self._spool = Spool(spools, key, header) if is_server(tracking_uri) else None
         self._last_flush = time.monotonic()
         # Not MLFlowLogger.__init__: it would redirect the whole process to this run's store.
         Logger.__init__(self, exp_name=exp_name, log_dir=str(Path(runs_dir)))
@@ -170,16 +218,170 @@ class MLflowRun(MLFlowLogger):
         sqlite_path = _sqlite_path(self.tracking_uri)
         if sqlite_path is None:
             self.mlflow_client: MlflowClient = MlflowClient(self.tracking_uri)
-            return self._start_run()
+            return self._start_run() if self._spool is None else self._reach_server()
         # The first client of a sqlite store makes its tables, which two processes must not do
         # at the same time.
-        sqlite_path.parent.mkdir(parents=True, exist_ok=True)
         if self._artifact_location is None:
             self._artifact_location = (sqlite_path.parent / "artifacts").resolve().as_uri()
-        with FileLock(f"{sqlite_path}.lock"):
-            _make_sqlite_store(sqlite_path)
-            self.mlflow_client = MlflowClient(self.tracking_uri)
-            return self._start_run()
+        with self._explain_errors():
+            sqlite_path.parent.mkdir(parents=True, exist_ok=True)
+            lock = f"{sqlite_path}.lock"
+            with hold_lock(lock, self.lock_timeout, f"the MLflow store {sqlite_path}"):
+                _make_sqlite_store(sqlite_path)
+                self.mlflow_client = MlflowClient(self.tracking_uri)
+                return self._start_run()
+
+    def _reach_server(self) -> Run:
+        """Starts the run on a server, or makes do without if that is wanted."""
+        assert self._spool is not None
+        for kind, content in self._spool.entries:  # that an earlier process left
+            if kind == "metrics":
+                for name, _, _, step in content:
+                    self._recorded.setdefault(name, set()).add(step)
+        kept = {name: set(steps) for name, steps in self._recorded.items()}
+        try:
+            if not answers(self.tracking_uri):
+                raise ConnectionError(f"The MLflow server {self.tracking_uri} does not answer.")
+            with be_impatient():
+                run = self._start_run()
+        except Exception as error:
+            if not was_lost(error):
+                raise
+            if self.when_unreachable == "raise":
+                self._spool.close()
+                raise ConnectionError(
+                    f"The MLflow server {self.tracking_uri} does not answer. Start it, or go on "
+                    "without it: MLflowRun(when_unreachable='offline')."
+                ) from error
+            self._go_offline()
+            info = SimpleNamespace(run_id=f"offline-{self._spool.path.stem}", experiment_id="")
+            return SimpleNamespace(info=info)  # type: ignore[return-value]
+        for name, steps in kept.items():
+            self._recorded.setdefault(name, set()).update(steps)
+        return run
+
+    def _go_offline(self) -> None:
+        assert self._spool is not None
+        if not self._offline:
+            warnings.warn(
+                f"The MLflow server {self.tracking_uri} does not answer. What is logged is kept "
+                f"in {self._spool.path} and delivered when it is back.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        self._offline = True
+        self._last_try = time.monotonic()
+
+    @contextlib.contextmanager
+    def _explain_errors(self) -> Iterator[None]:
+        """Names the disk where MLflow or sqlite say that it is full or read-only."""
+        path = _sqlite_path(self.tracking_uri) or Path(self.tracking_uri)
+        with explain_write_errors("the MLflow run", path):
+            try:
+                yield
+            except Exception as error:
+                text = str(error)
+                for number, sign in (
+                    (errno.ENOSPC, "disk is full"),
+                    (errno.EROFS, "readonly database"),
+                    (errno.EROFS, "unable to open database file"),
+                    (errno.EIO, "disk I/O error"),
+                ):
+                    if sign in text and not isinstance(error, OSError):
+                        why = f"Cannot write the MLflow run: {sign}"
+                        raise OSError(number, why, str(path)) from error
+                raise
+
+    # -- sending -----------------------------------------------------------------------------------
+
+    def _send(self, kind: str, content: Any) -> None:
+        """Writes an entry to the store, or keeps it if the store is a server that is away."""
+        if self._spool is None:
+            with self._explain_errors():
+                self._write(kind, content)
+            return
+        if self._spool.entries or self._offline:  # in order
+            self._keep(kind, content)
+            self._deliver()
+            return
+        try:
+            with be_impatient():
+                self._write(kind, content)
+        except Exception as error:
+            if not was_lost(error):
+                raise
+            self._keep(kind, content)
+            self._go_offline()
+
+    def _keep(self, kind: str, content: Any) -> None:
+        assert self._spool is not None
+        if kind == "artifact":
+            content = {**content, "path": self._spool.keep_file(Path(content["path"]))}
+        self._spool.append(kind, content)
+
+    def _deliver(self) -> None:
+        """Sends what was kept, if the server is back; it is asked only now and then."""
+        assert self._spool is not None
+        waited = time.monotonic() - self._last_try
+        if waited < self._pause:
+            return
+        began = time.monotonic()
+        reached = answers(self.tracking_uri)
+        self._last_try = time.monotonic()
+        # A server that lets others wait is asked less often: at most a tenth of the time is lost.
+        self._pause = max(self.flush_interval, 10 * (self._last_try - began))
+        if not reached:
+            self._offline = True
+            return
+        sent = 0
+        try:
+            with be_impatient():
+                if self.run_id.startswith("offline-"):
+                    self.experiment = self._start_run()
+                for kind, content in self._spool.entries:
+                    self._write(kind, content)
+                    sent += 1
+        except Exception as error:
+            if not was_lost(error):
+                raise
+            self._go_offline()
+        else:
+            self._offline = False
+        finally:
+            if sent:
+                self._spool.drop(sent)
+
+    def _write(self, kind: str, content: Any) -> None:
+        """Writes one entry; once or several times is the same."""
+        from mlflow.entities import Metric
+
+        client, run_id = self.mlflow_client, self.run_id
+        if kind == "metrics":
+            # A store leaves out what it has: same name, step, time and value.
+            metrics = [
+                Metric(name, value, milliseconds, step)
+                for name, value, milliseconds, step in content
+                if step not in self._stored.get(name, ())
+            ]
+            if metrics:
+                client.log_batch(run_id, metrics=metrics)
+        elif kind == "params":
+            self._write_params(content)
+        elif kind == "tags":
+            self._write_tags(run_id, content)
+        elif kind == "dataset":
+            self._write_dataset(**content)
+        elif kind == "dict":
+            client.log_dict(run_id, content["content"], content["name"])
+        elif kind == "artifact":
+            path, folder = Path(content["path"]), content["folder"]
+            if path.is_dir():
+                target = "/".join(part for part in (folder, path.name) if part)
+                client.log_artifacts(run_id, str(path), target)
+            else:
+                client.log_artifact(run_id, str(path), folder)
+        else:
+            client.set_terminated(run_id, content["status"], end_time=content["time"])
 
     def _start_run(self) -> Run:
         if self._requested_id is not None:
@@ -190,6 +392,7 @@ class MLflowRun(MLFlowLogger):
             if found is not None:
                 run = self._continue_run(found)
                 self._recorded = self._read_recorded(run)
+                self._stored = {name: set(steps) for name, steps in self._recorded.items()}
             else:
                 # With its tags at once: a run that is cut off here can be found by its key.
                 run = self.mlflow_client.create_run(
@@ -204,6 +407,8 @@ class MLflowRun(MLFlowLogger):
         try:
             run = self.mlflow_client.get_run(run_id)
         except MlflowException as error:
+            if was_lost(error):
+                raise
             raise ValueError(
                 f"run_id {run_id!r} cannot be continued: it is not in {self.tracking_uri}."
             ) from error
@@ -257,8 +462,19 @@ class MLflowRun(MLFlowLogger):
         try:
             self.flush()
         finally:
-            self.mlflow_client.set_terminated(self.run_id, status=status)
+            self._last_try = -math.inf
+            ended = int(time.time() * 1000) if self._end_time is None else self._end_time
+            self._send("end", {"status": status, "time": ended})
             self.status = status
+            if self._spool is not None:
+                if self._spool.entries:
+                    warnings.warn(
+                        f"The MLflow server {self.tracking_uri} is still away. When it is back, "
+                        f"deliver_spools({str(self._spool.path.parent)!r}) gives it this run.",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                self._spool.close()
             self._service_shutdown = True
             atexit.unregister(self._end_at_exit)
 
@@ -363,18 +579,18 @@ class MLflowRun(MLFlowLogger):
     def flush(self, timeout: float | None = None) -> None:
         """Writes all metrics that are held back."""
         del timeout
-        from mlflow.entities import Metric
-
         self._last_flush = time.monotonic()
+        if self._spool is not None and self._spool.entries and not self._buffer:
+            self._deliver()
         while self._buffer:
             held = self._buffer[:_MAX_METRICS_PER_BATCH]
             # One transfer from the device for the whole batch.
             values = _make_metrics_safe({str(i): entry[1] for i, entry in enumerate(held)})
             metrics = [
-                Metric(name, float(values[str(i)]), milliseconds, step)
+                [name, float(values[str(i)]), milliseconds, step]
                 for i, (name, _, milliseconds, step) in enumerate(held)
             ]
-            self.mlflow_client.log_batch(self.run_id, metrics=metrics)
+            self._send("metrics", metrics)
             # Only now: what could not be written is tried again by the next call.
             del self._buffer[: len(held)]
 
@@ -389,32 +605,33 @@ class MLflowRun(MLFlowLogger):
         Args:
             cfg (dict or DictConfig): parameters; nested names are joined by dots.
         """
-        from mlflow.entities import Param
-
         self._require_running()
         if not isinstance(cfg, Mapping):
             from omegaconf import OmegaConf
 
             cfg = OmegaConf.to_container(cfg, resolve=True)
-        given = {name: str(value) for name, value in _flatten(cfg)}
+        self._send("params", {name: str(value) for name, value in _flatten(cfg)})
+
+    def _write_params(self, given: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
         stored = self.mlflow_client.get_run(self.run_id).data.params
         new = [Param(name, value) for name, value in given.items() if name not in stored]
         for start in range(0, len(new), _MAX_PARAMS_PER_BATCH):
             self.mlflow_client.log_batch(
                 self.run_id, params=new[start : start + _MAX_PARAMS_PER_BATCH]
             )
-        self.set_tags(
-            {
-                f"changed.{name}": value
-                for name, value in given.items()
-                if stored.get(name, value) != value
-            }
-        )
+        changed = {
+            f"changed.{name}": value
+            for name, value in given.items()
+            if stored.get(name, value) != value
+        }
+        self._write_tags(self.run_id, changed)
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags of the run, over those of the same names."""
         self._require_running()
-        self._write_tags(self.run_id, {key: str(value) for key, value in tags.items()})
+        self._send("tags", {key: str(value) for key, value in tags.items()})
 
     def _write_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
         from mlflow.entities import RunTag
@@ -444,19 +661,22 @@ class MLflowRun(MLFlowLogger):
             context (str): what the run used it for.
             profile (dict, optional): facts about it, such as sizes and return statistics.
         """
+        self._require_running()
+        described = {
+            "name": name,
+            "digest": digest[:_MAX_DIGEST_LENGTH],
+            "source": json.dumps({"uri": source}),
+            "profile": json.dumps(dict(profile or {}), default=str),
+        }
+        self._send("dataset", {"described": described, "context": context})
+        self.log_hparams({"dataset": name, "dataset_hash": digest})
+
+    def _write_dataset(self, described: Mapping[str, str], context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        self._require_running()
-        entity = Dataset(
-            name=name,
-            digest=digest[:_MAX_DIGEST_LENGTH],
-            source_type="local",
-            source=json.dumps({"uri": source}),
-            profile=json.dumps(dict(profile or {}), default=str),
-        )
+        entity = Dataset(source_type="local", **described)
         tag = InputTag("mlflow.data.context", context)
         self.mlflow_client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
-        self.log_hparams({"dataset": name, "dataset_hash": digest})
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -473,18 +693,15 @@ class MLflowRun(MLFlowLogger):
         """
         self._require_running()
         path = Path(path)
-        if path.is_dir():
-            target = "/".join(part for part in (folder, path.name) if part)
-            self.mlflow_client.log_artifacts(self.run_id, str(path), target)
-        elif path.exists():
-            self.mlflow_client.log_artifact(self.run_id, str(path), folder)
-        else:
+        if not path.exists():
             raise FileNotFoundError(f"there is no file to log at {path}")
+        self._send("artifact", {"path": str(path), "folder": folder})
 
     def log_dict(self, name: str, content: Mapping[str, Any]) -> None:
         """Stores a dictionary as the JSON (or YAML) file ``name``."""
         self._require_running()
-        self.mlflow_client.log_dict(self.run_id, dict(content), name)
+        plain = json.loads(json.dumps(dict(content), default=str))
+        self._send("dict", {"name": name, "content": plain})
 
     def log_figure(self, name: str, figure: Figure, step: int | None = None) -> None:
         """Stores a matplotlib figure as ``figures/<name>.png``.
@@ -496,7 +713,11 @@ class MLflowRun(MLFlowLogger):
                 steps are kept.
         """
         self._require_running()
-        self.mlflow_client.log_figure(self.run_id, figure, f"figures/{_file_name(name, step)}.png")
+        target = PurePosixPath("figures", f"{_file_name(name, step)}.png")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / target.name
+            figure.savefig(path)
+            self.log_artifact(path, str(target.parent))
 
     def log_histogram(self, name: str, data: Sequence, **kwargs: Any) -> None:
         """Stores a histogram as a figure.
@@ -550,7 +771,8 @@ class MLflowRun(MLFlowLogger):
         in it.
         """
         run_id = state_dict.get("run_id", self.run_id)
-        if run_id != self.run_id:
+        offline = any(name.startswith("offline-") for name in (run_id, self.run_id))
+        if run_id != self.run_id and not offline:
             self._require_running()
             started = self.mlflow_client.get_run(self.run_id)
             if self._buffer or started.data.metrics or self._requested_id is not None:
@@ -569,6 +791,37 @@ class MLflowRun(MLFlowLogger):
                 f"run {self.run_id} has ended ({self.status}). "
                 f"MLflowRun(run_id={self.run_id!r}, ...) continues it."
             )
+
+
+def deliver_spools(folder: str | Path = "runs/spool") -> int:
+    """Gives servers that are back what ended runs have kept for them.
+
+    A run that ended by itself gets the status it ended with, one that was killed ``KILLED``.
+
+    Args:
+        folder (str or Path): ``spool`` in the runs' folder. Defaults to ``"runs/spool"``.
+
+    Returns:
+        Number of runs that were delivered. Runs that are still going on deliver for themselves.
+
+    Raises:
+        ConnectionError: if a server does not answer.
+        ValueError: if a file is damaged.
+    """
+    delivered = 0
+    for path in sorted(Path(folder).glob("*.jsonl")):
+        header, _ = Spool.read(path)
+        try:
+            run = MLflowRun(**header, runs_dir=path.parent.parent)
+        except TimeoutError:  # its process is alive
+            continue
+        assert run._spool is not None
+        ends = [content for kind, content in run._spool.entries if kind == "end"]
+        if ends:
+            run._end_time = ends[-1]["time"]
+        run.finish(ends[-1]["status"] if ends else "KILLED")
+        delivered += not run._spool.entries
+    return delivered
 
 
 def _sqlite_path(tracking_uri: str) -> Path | None:
