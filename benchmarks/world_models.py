@@ -25,7 +25,33 @@ import torch
 
 RESULTS = Path(__file__).resolve().parent / "results"
 ROWS = RESULTS / "world_models.jsonl"
-MODELS = ("logo", "joint", "ensemble", "logo, unrolled", "joint, unrolled")
+MODELS = (
+    "logo",
+    "joint",
+    "ensemble",
+    "logo, unrolled",
+    "joint, unrolled",
+    "joint, equal time",
+    "ensemble, equal time",
+    "ensemble of 7",
+    "ensemble, full members",
+    "recurrent",
+    "logo, without direct encoder",
+    "logo, carrying local predictions",
+    "logo, carrying decoded alone",
+    "logo, recorded observations alone",
+    "logo, with true local changes",
+)
+# What the ablations change: arguments of the model and of its loss.
+MODEL_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "logo, carrying local predictions": {"carry": "local"},
+    "logo, carrying decoded alone": {"carry": "decoded"},
+}
+LOSS_ARGUMENTS: dict[str, dict[str, float]] = {
+    "logo, without direct encoder": {"direct": 0.0},
+    "logo, recorded observations alone": {"decoded_share": 0.0},
+    "logo, with true local changes": {"state": 0.1},
+}
 DATASETS = tuple(
     f"vmas/{task}-medium-replay" for task in ("balance", "transport", "navigation", "wheel")
 )
@@ -38,11 +64,10 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=list(DATASETS))
     parser.add_argument("--other-quality", default="expert")
-    parser.add_argument("--models", nargs="+", default=list(MODELS[:3]), choices=MODELS)
+    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--hidden-size", type=int, default=256, help="of LOGO; the others match")
-    parser.add_argument("--members", type=int, default=5, help="of the ensemble")
     parser.add_argument("--unroll", type=int, default=4, help="steps, after half the updates")
     parser.add_argument("--test-frames", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=1)
@@ -79,21 +104,56 @@ def match_hidden_size(make: Callable[[int], torch.nn.Module], parameters: int) -
     return size
 
 
-def make_world_model(name: str, spec: Any, args: argparse.Namespace) -> Any:
-    """The model, as large as LOGO with ``--hidden-size``."""
-    from torchrl_logo.modules import EnsembleWorldModel, JointWorldModel, LOGOWorldModel
+def make_world_model(name: str, spec: Any, hidden_size: int) -> Any:
+    """The model, as large as LOGO with a hidden size."""
+    from torchrl_logo.modules import (
+        EnsembleWorldModel,
+        JointWorldModel,
+        LOGOWorldModel,
+        RecurrentLatentWorldModel,
+    )
 
     if name.startswith("logo"):
-        return LOGOWorldModel(spec, hidden_size=args.hidden_size)
+        return LOGOWorldModel(spec, hidden_size=hidden_size, **MODEL_ARGUMENTS.get(name, {}))
     # Parameters are counted where none are made.
-    target = count_parameters(LOGOWorldModel(spec, hidden_size=args.hidden_size, device="meta"))
-    kind, extra = (
-        (EnsembleWorldModel, {"members": args.members})
-        if name == "ensemble"
-        else (JointWorldModel, {})
-    )
-    size = match_hidden_size(lambda s: kind(spec, hidden_size=s, device="meta", **extra), target)
-    return kind(spec, hidden_size=size, **extra)
+    target = count_parameters(LOGOWorldModel(spec, hidden_size=hidden_size, device="meta"))
+
+    def make(size: int, device: str | None = "meta") -> Any:
+        if name == "recurrent":
+            # Heads of attention divide the width.
+            sizes = {"hidden_size": 4 * size, "memory_size": 4 * size}
+            return RecurrentLatentWorldModel(spec, **sizes, device=device)
+        if name.startswith("ensemble"):
+            members = 7 if name == "ensemble of 7" else 5
+            return EnsembleWorldModel(spec, members=members, hidden_size=size, device=device)
+        return JointWorldModel(spec, hidden_size=size, device=device)
+
+    if name == "ensemble, full members":
+        target *= 5
+    return make(match_hidden_size(make, target), device=None)
+
+
+def time_updates(models: list[Any], dataset: Any, seed: int, updates: int = 60) -> list[float]:
+    """Seconds of the processor that an update of each model takes; the models take turns."""
+    from torchrl_logo.objectives.world_model import make_world_model_loss
+
+    losses = [make_world_model_loss(model) for model in models]
+    optimizers = [torch.optim.Adam(loss.parameters(), fused=True) for loss in losses]
+    for model in models:
+        model.fit_normalizers(dataset.data)
+    rows = torch.randint(len(dataset.data), (updates, 256))
+    seconds = np.zeros((len(models), updates))
+    for i in range(updates):
+        batch = dataset.data[rows[i]]
+        for k, (loss, optimizer) in enumerate(zip(losses, optimizers, strict=True)):
+            start = time.process_time()
+            terms = loss(batch)
+            torch.stack(list(terms.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(loss.parameters(), 10.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            seconds[k, i] = time.process_time() - start
+    return [float(np.median(s)) for s in seconds]
 
 
 def run_cell(name: str, model: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
@@ -101,31 +161,49 @@ def run_cell(name: str, model: str, seed: int, args: argparse.Namespace) -> dict
     from torchrl_logo.data import load_dataset
     from torchrl_logo.data.metadata import record_versions
     from torchrl_logo.evaluation import evaluate_world_model, measure_uncertainty, trace_open_loop
+    from torchrl_logo.evaluation.latent_world_model import evaluate_latent_world_model
+    from torchrl_logo.objectives.world_model import make_world_model_loss
     from torchrl_logo.trainers import WorldModelTrainer
+    from torchrl_logo.trainers.latent_world_model import train_latent_world_model
 
     torch.set_num_threads(1)
-    torch.manual_seed(seed)
     dataset = load_dataset(name)
     task = dataset.metadata.task
     train, held_out = dataset.split(0.8, seed=seed)
-    world_model = make_world_model(model, dataset.spec, args)
+    torch.manual_seed(seed)
+    world_model = make_world_model(model, dataset.spec, args.hidden_size)
+    steps, relative = args.steps, None
+    if model != "recurrent":
+        # Copies, since a model that was timed is no longer fresh.
+        pair = [make_world_model(m, dataset.spec, args.hidden_size) for m in ("logo", model)]
+        logo_seconds, own_seconds = time_updates(pair, train, seed)
+        relative = own_seconds / logo_seconds
+        if model.endswith("equal time"):
+            steps = round(args.steps / relative)
+    torch.manual_seed(seed)
     print(
-        f"{name} {model} seed {seed}: hidden size {world_model.config['hidden_size']}, "
-        f"{count_parameters(world_model)} parameters",
+        f"{name} {model} seed {seed}: {world_model.config}, "
+        f"{count_parameters(world_model)} parameters, {steps} updates",
         flush=True,
     )
-    trainer = WorldModelTrainer(
-        world_model,
-        train,
-        steps=args.steps,
-        seed=seed,
-        patience=None,
-        unroll=args.unroll if model.endswith("unrolled") else 1,
-        evaluation_interval=max(args.steps // 5, 1),
-        progress_bar=False,
-    )
     start = time.process_time()
-    result = trainer.train()
+    best_update, unroll = steps, 1
+    if model == "recurrent":
+        world_model.fit_normalizers(train.data)
+        train_latent_world_model(world_model, train, steps=steps, seed=seed, progress_bar=False)
+    else:
+        trainer = WorldModelTrainer(
+            world_model,
+            train,
+            steps=steps,
+            seed=seed,
+            patience=None,
+            loss=make_world_model_loss(world_model, **LOSS_ARGUMENTS.get(model, {})),
+            unroll=args.unroll if model.endswith("unrolled") else 1,
+            evaluation_interval=max(steps // 5, 1),
+            progress_bar=False,
+        )
+        best_update, unroll = trainer.train().best_update, trainer.unroll
     seconds = time.process_time() - start
     # Other data than those of the default seed, which may be part of a medium-replay.
     tests = {
@@ -135,19 +213,21 @@ def run_cell(name: str, model: str, seed: int, args: argparse.Namespace) -> dict
         ),
         "random": load_dataset(f"{task}-random", frames=args.test_frames, seed=1),
     }
-    metrics = {test: evaluate_world_model(world_model, data) for test, data in tests.items()}
-    if world_model.has_uncertainty:
+    measure = evaluate_latent_world_model if model == "recurrent" else evaluate_world_model
+    metrics = {test: measure(world_model, data) for test, data in tests.items()}
+    if model != "recurrent" and world_model.has_uncertainty:
         traces = [trace_open_loop(world_model, data) for data in tests.values()]
         metrics["pooled"] = measure_uncertainty(torch.cat(traces))
     return {
         "dataset": name,
         "model": model,
         "seed": seed,
-        "steps": args.steps,
-        "unroll": trainer.unroll,
+        "steps": steps,
+        "unroll": unroll,
+        "update_seconds_over_logo": relative,
         "config": world_model.config,
         "parameters": count_parameters(world_model),
-        "best_update": result.best_update,
+        "best_update": best_update,
         "training_seconds": round(seconds, 1),
         "metrics": metrics,
         "other_quality": args.other_quality,
@@ -171,7 +251,7 @@ def report(path: Path) -> None:
                 entry: Any = row
                 for key in path:
                     entry = entry.get(key, {})
-                values += [entry] if entry != {} else []
+                values += [entry] if isinstance(entry, int | float) else []
         return float(np.mean(values)) if values else float("nan")
 
     figures = ["one_step/" + error for error in ERRORS] + ["one_step/termination_auc"]
@@ -184,8 +264,8 @@ def report(path: Path) -> None:
         summary["seeds"][dataset] = counts
         print(f"\n{dataset}: means over seeds {counts}")
         summary["means"][dataset] = {
-            name: {m: round(mean(dataset, m, name), 1) for m in models}
-            for name in ("parameters", "training_seconds")
+            name: {m: round(mean(dataset, m, name), 3) for m in models}
+            for name in ("parameters", "training_seconds", "update_seconds_over_logo")
         }
         for name, values in summary["means"][dataset].items():
             print(f"  {name:47}" + "".join(f"{m} {v:<12g}" for m, v in values.items()))
@@ -198,15 +278,25 @@ def report(path: Path) -> None:
                     print(f"  {test:14} {figure:32}{parts}")
 
     # "best joint": by each figure, the better of its two ways of training.
-    rivals = [("logo", "joint"), ("logo, unrolled", "joint, unrolled"), ("logo", "best joint")]
+    rivals = [
+        ("logo", "joint"),
+        ("logo, unrolled", "joint, unrolled"),
+        ("logo", "best joint"),
+        ("logo, unrolled", "best joint"),
+        ("logo", "joint, equal time"),
+        ("logo", "ensemble"),
+        ("logo", "ensemble, equal time"),
+        ("logo", "recurrent"),
+        *((ablation, "logo") for ablation in MODELS if ablation.startswith("logo, ")),
+    ]
     for ours, rival in rivals:
         print(f"\n{ours} over {rival}: {', '.join(datasets)}, and their geometric mean")
         for name in (f"{test}/{figure}" for test in TESTS for figure in figures):
             ratios = {}
             for dataset in datasets:
                 values = dict(summary["means"][dataset].get(name, {}))
-                joint = [v for m, v in values.items() if m.startswith("joint")]
-                values["best joint"] = float(np.nanmin(joint)) if len(joint) > 1 else np.nan
+                joint = [values.get(m, np.nan) for m in ("joint", "joint, unrolled")]
+                values["best joint"] = float(np.min(joint))  # NaN unless both are there
                 # Without an error of the rival's (a constant feature) there is no ratio.
                 ratio = values.get(ours, np.nan) / (values.get(rival, np.nan) or np.nan)
                 if np.isfinite(ratio) and ratio > 0:

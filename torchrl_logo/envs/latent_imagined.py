@@ -56,7 +56,7 @@ class LatentImaginedEnv(ModelBasedEnvBase):
         ...                                   hidden_size=8, attention_heads=2)
         >>> starts = TensorDict({("agents", "latent"): torch.zeros(10, 2, 16)}, [10])
         >>> env = LatentImaginedEnv(model, starts, batch_size=5, horizon=3)
-        >>> env.rollout(3)["next", "agents", "latent"].shape
+        >>> env.rollout(3, break_when_any_done=False)["next", "agents", "latent"].shape
         torch.Size([5, 3, 2, 16])
     """
 

@@ -361,7 +361,6 @@ class LOGOWorldModelLoss(WorldModelLoss):
         with torch.no_grad():
             missed = targets.observation - model.decode(targets.state)
             missed_next = targets.next_observation - decoded
-        direct = model.direct_delta(state, targets.action)
         squares = (deduction.state_delta - targets.state_delta).square().mean(-1)  # [2, *]
         terms = {
             "local": self._observation_term(local - targets.observation_delta.detach()),
@@ -373,8 +372,12 @@ class LOGOWorldModelLoss(WorldModelLoss):
             ).squeeze(-1),
             "reconstruction": self._observation_term(decoded - targets.next_observation),
             "persistence": self._observation_term(model.persistence * missed - missed_next),
-            "direct": (direct - targets.state_delta.detach()).square().mean(-1),
         }
+        if self.coefficients["direct"]:
+            direct = model.direct_delta(state, targets.action)
+            terms["direct"] = (direct - targets.state_delta.detach()).square().mean(-1)
+        else:
+            terms["direct"] = torch.zeros_like(squares[0])
         if deduction.action_mask_logit is not None and targets.action_mask is not None:
             terms["action_mask"] = self._mask_term(
                 deduction.action_mask_logit[0], targets.action_mask

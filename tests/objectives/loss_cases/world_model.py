@@ -16,21 +16,24 @@ from torchrl_logo.objectives import (
 )
 
 
-def world_model_case(model_class: Any, loss_class: Any, spec: TaskSpec) -> Case:
+def world_model_case(model_class: Any, loss_class: Any, spec: TaskSpec, **defaults: Any) -> Case:
     def make(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModule:
-        return loss_class(model_class(spec, hidden_size=6, device=device), **kwargs)
+        return loss_class(model_class(spec, hidden_size=6, device=device), **{**defaults, **kwargs})
 
     return Case(make, spec, is_policy=False)
 
 
+# Every term on, and none that depends on which row is which.
+LOGO_DEFAULTS = {"state": 1.0, "decoded_share": 0.0}
+
 CASES: Cases = {
     loss: {
-        "continuous": world_model_case(model, loss, CONTINUOUS),
-        "discrete": world_model_case(model, loss, DISCRETE),
+        "continuous": world_model_case(model, loss, CONTINUOUS, **defaults),
+        "discrete": world_model_case(model, loss, DISCRETE, **defaults),
     }
-    for model, loss in (
-        (LOGOWorldModel, LOGOWorldModelLoss),
-        (JointWorldModel, JointWorldModelLoss),
-        (EnsembleWorldModel, EnsembleWorldModelLoss),
+    for model, loss, defaults in (
+        (LOGOWorldModel, LOGOWorldModelLoss, LOGO_DEFAULTS),
+        (JointWorldModel, JointWorldModelLoss, {}),
+        (EnsembleWorldModel, EnsembleWorldModelLoss, {}),
     )
 }
