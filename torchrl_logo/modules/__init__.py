@@ -12,6 +12,7 @@ from torchrl_logo.modules.categorical_actor import make_categorical_actor
 from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.greedy_policy import make_greedy_policy
+from torchrl_logo.modules.input_scales import read_on_scales
 from torchrl_logo.modules.joint_world_model import JointWorldModel
 from torchrl_logo.modules.latent_policy import LatentPolicy, make_latent_actor
 from torchrl_logo.modules.linear_mixer import LinearMixer, make_linear_mixer
@@ -64,4 +65,5 @@ __all__ = [
     "make_recurrent_gaussian_actor",
     "accumulate_uncertainty",
     "recover_step_uncertainty",
+    "read_on_scales",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.input_scales import read_on_scales
 from torchrl_logo.modules.joint_world_model import JointHeads, JointWorldModel
 from torchrl_logo.modules.world_model import Prediction
 
@@ -50,6 +52,8 @@ class EnsembleWorldModel(JointWorldModel):
         hidden_size (int): width of each member's hidden layers. Defaults to ``256``.
         depth (int): number of hidden layers. Defaults to ``2``.
         members (int): number of members. Defaults to ``5``.
+        frequencies (Sequence[float]): on which the state is read, as by
+            :class:`JointWorldModel`. Defaults to none.
         device (torch.device, optional): where parameters and buffers are made.
 
     Examples:
@@ -70,12 +74,15 @@ class EnsembleWorldModel(JointWorldModel):
         hidden_size: int = 256,
         depth: int = 2,
         members: int = 5,
+        frequencies: Sequence[float] = (),
         device: torch.device | str | None = None,
     ) -> None:
         if members < 2:
             raise ValueError(f"An ensemble needs two members or more, found {members}.")
         self._members = members
-        super().__init__(spec, hidden_size=hidden_size, depth=depth, device=device)
+        super().__init__(
+            spec, hidden_size=hidden_size, depth=depth, frequencies=frequencies, device=device
+        )
         self.config["members"] = members
 
     @property
@@ -105,7 +112,7 @@ class EnsembleWorldModel(JointWorldModel):
             state (torch.Tensor): ``[M, *, d_s]``, an input for each member.
             action (torch.Tensor): ``[M, *, N, d_a]``.
         """
-        inputs = torch.cat([state, action.flatten(-2)], -1)
+        inputs = torch.cat([read_on_scales(state, self.frequencies), action.flatten(-2)], -1)
         batch = inputs.shape[1:-1]
         out = self.network(inputs.flatten(1, -2) if len(batch) else inputs.unsqueeze(1))
         return self._split_heads(out.reshape(self._members, *batch, out.shape[-1]))

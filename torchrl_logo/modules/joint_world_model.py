@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from torchrl.modules import MLP
 
 from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.input_scales import read_on_scales
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = ["JointHeads", "JointWorldModel"]
@@ -47,6 +49,8 @@ class JointWorldModel(WorldModel):
         depth (int): number of hidden layers. Defaults to ``2``.
         match_parameters (int, optional): the number of parameters to have, in place of
             ``hidden_size``: the width that comes closest is taken.
+        frequencies (Sequence[float]): on which the state is read, see
+            :func:`~torchrl_logo.modules.read_on_scales`. Defaults to none.
         device (torch.device, optional): where parameters and buffers are made.
 
     Examples:
@@ -66,12 +70,15 @@ class JointWorldModel(WorldModel):
         hidden_size: int = 256,
         depth: int = 2,
         match_parameters: int | None = None,
+        frequencies: Sequence[float] = (),
         device: torch.device | str | None = None,
     ) -> None:
         if depth < 1:
             raise ValueError(f"depth must be at least 1, found {depth}.")
         super().__init__(spec, device=device)
-        inputs = spec.state_size + spec.n_agents * spec.action_size
+        self.frequencies = [float(frequency) for frequency in frequencies]
+        inputs = (1 + 2 * len(self.frequencies)) * spec.state_size
+        inputs += spec.n_agents * spec.action_size
         self._sizes = [spec.state_size, spec.n_agents * spec.observation_size, 1, 1]
         if spec.discrete:
             self._sizes.append(spec.n_agents * spec.action_size)
@@ -79,7 +86,11 @@ class JointWorldModel(WorldModel):
             hidden_size = _match_width(inputs, sum(self._sizes), depth, match_parameters)
         if hidden_size < 1:
             raise ValueError(f"hidden_size must be at least 1, found {hidden_size}.")
-        self.config: dict[str, Any] = {"hidden_size": hidden_size, "depth": depth}
+        self.config: dict[str, Any] = {
+            "hidden_size": hidden_size,
+            "depth": depth,
+            "frequencies": self.frequencies,
+        }
         self.network = self._make_network(inputs, sum(self._sizes), device)
 
     def _make_network(
@@ -106,7 +117,8 @@ class JointWorldModel(WorldModel):
             state (torch.Tensor): standardised, ``[*, d_s]``.
             action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
         """
-        return self._split_heads(self.network(torch.cat([state, action.flatten(-2)], -1)))
+        scaled = read_on_scales(state, self.frequencies)
+        return self._split_heads(self.network(torch.cat([scaled, action.flatten(-2)], -1)))
 
     def _split_heads(self, out: torch.Tensor) -> JointHeads:
         """The network's output ``[*, outputs]`` by what it predicts."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from torchrl.modules import MLP
 
 from torchrl_logo.data.task_spec import TaskSpec
+from torchrl_logo.modules.input_scales import read_on_scales
 from torchrl_logo.modules.world_model import Prediction, WorldModel, next_key
 
 __all__ = ["Deduction", "LOGOWorldModel"]
@@ -18,9 +20,6 @@ __all__ = ["Deduction", "LOGOWorldModel"]
 # Width of the code that tells agents apart: fixed, so that the local model's size does not
 # depend on how many agents there are.
 _IDENTITY_SIZE = 8
-
-# Scales, beside 1, on which a standardised observation is read.
-_FREQUENCIES = (4.0, 16.0)
 
 _PERSISTENCE_SCALE = 10.0
 
@@ -81,6 +80,8 @@ class LOGOWorldModel(WorldModel):
             ``"residual"``, that and what the decoder missed of the last observation, feature by
             feature as far as such misses persist in the data; or ``"local"``, the local model's
             own. Defaults to ``"residual"``.
+        frequencies (Sequence[float]): on which observations are read, see
+            :func:`~torchrl_logo.modules.read_on_scales`. Defaults to ``(2, 4, 8, 16)``.
         device (torch.device, optional): where parameters and buffers are made.
 
     Examples:
@@ -105,6 +106,7 @@ class LOGOWorldModel(WorldModel):
         *,
         hidden_size: int = 256,
         carry: Literal["residual", "decoded", "local"] = "residual",
+        frequencies: Sequence[float] = (2.0, 4.0, 8.0, 16.0),
         device: torch.device | str | None = None,
     ) -> None:
         if carry not in ("residual", "decoded", "local"):
@@ -112,8 +114,11 @@ class LOGOWorldModel(WorldModel):
         if hidden_size < 4:
             raise ValueError(f"hidden_size must be at least 4, found {hidden_size}.")
         super().__init__(spec, device=device)
-        self.config = {"hidden_size": hidden_size, "carry": carry}
+        # A list, as it is read back from a file.
+        frequencies = [float(frequency) for frequency in frequencies]
+        self.config = {"hidden_size": hidden_size, "carry": carry, "frequencies": frequencies}
         self.carry = carry
+        self.frequencies = frequencies
         self.register_buffer("identity", _encode_identity(spec.n_agents, device=device))
 
         n, d_o, d_a, d_s = (
@@ -123,7 +128,7 @@ class LOGOWorldModel(WorldModel):
             spec.state_size,
         )
         half, quarter = hidden_size // 2, hidden_size // 4
-        scales = (1 + 2 * len(_FREQUENCIES)) * d_o
+        scales = (1 + 2 * len(self.frequencies)) * d_o
         agent = scales + d_a + _IDENTITY_SIZE
         self.local_input = nn.Linear(agent, half, device=device)
         self.local_state_input = nn.Linear(d_s, half, bias=False, device=device)
@@ -170,14 +175,9 @@ class LOGOWorldModel(WorldModel):
         Returns:
             ``[*, N, features]``.
         """
-        # Contacts act within a hair's breadth, far below the spread of positions: a network
-        # that reads a feature on one scale only is slow to learn them.
-        parts = [observation]
-        for frequency in _FREQUENCIES:
-            angle = frequency * observation
-            parts += [angle.sin(), angle.cos()]
+        scaled = read_on_scales(observation, self.frequencies)
         identity = self.identity.expand(*observation.shape[:-1], _IDENTITY_SIZE)
-        return torch.cat([*parts, action, identity], -1)
+        return torch.cat([scaled, action, identity], -1)
 
     def local_delta(self, state: torch.Tensor, agents: torch.Tensor) -> torch.Tensor:
         """Each agent's change of observation, standardised: ``[*, N, d_o]``.
