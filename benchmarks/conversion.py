@@ -106,7 +106,7 @@ FORMATS: dict[str, tuple[Callable[[Path, int], Path], float]] = {
     "npz": (write_npz, 1.0),
     "npy": (write_npy, 1.0),
     "omiga-hdf5": (write_omiga, 1.0),
-    "minari": (write_from_dataset(lambda d, f: write_minari(d, "own/made-v0", root=f)), 0.2),
+    "minari": (write_from_dataset(lambda d, f: write_minari(d, "made/flat-v0", root=f)), 0.2),
     "pymarl-hdf5 (gzip)": (write_from_dataset(write_own_pymarl, discrete=True), 0.2),
     "vault (gzip)": (write_from_dataset(write_own_vault), 0.2),
 }
