@@ -40,6 +40,9 @@ class TrainingConfig:
     # Folder of the local MLflow store; MLFLOW_TRACKING_URI overrides the store.
     runs_dir: str = "runs"
     experiment: str | None = None
+    # An MLflow server that does not answer at the start: "raise", or "offline" to go on without
+    # it and deliver what is logged when it is back.
+    when_unreachable: str = "raise"
     # Where checkpoints are kept. Started again with the same folder, a run that was cut off
     # continues, in the same MLflow run.
     checkpoint_dir: str | None = None
@@ -66,6 +69,7 @@ def train(config: TrainingConfig) -> TrackedResult:
         eval_episodes=config.eval_episodes,
         experiment=config.experiment,
         runs_dir=config.runs_dir,
+        when_unreachable=config.when_unreachable,
         checkpoint_dir=config.checkpoint_dir,
         video=config.video,
         device=config.device,

@@ -171,3 +171,17 @@ def test_several_runs_in_one_process(dataset: OfflineDataset, store: Path) -> No
     }
     assert len(ids) == 2
     assert {client(store).get_run(i).info.status for i in ids} == {"FINISHED"}
+
+
+def test_a_server_that_is_not_there(
+    dataset: OfflineDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # nobody listens there
+    settings = {"steps": 10, "runs_dir": tmp_path, "video": False, **SMALL}
+    with pytest.raises(ConnectionError, match="127.0.0.1:9.*offline"):
+        train_tracked("bc", dataset, **settings)
+    with pytest.warns(RuntimeWarning, match="127.0.0.1:9"):
+        tracked = train_tracked("bc", dataset, when_unreachable="offline", **settings)
+    assert len(tracked.evaluation.returns) == SMALL["eval_episodes"]
+    kept = b"".join(f.read_bytes() for f in (tmp_path / "spool").rglob("*") if f.is_file())
+    assert b"final/return" in kept

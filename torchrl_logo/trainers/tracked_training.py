@@ -60,6 +60,7 @@ def train_tracked(
     eval_episodes: int = 64,
     experiment: str | None = None,
     runs_dir: str | Path = "runs",
+    when_unreachable: str = "raise",
     checkpoint_dir: str | Path | None = None,
     video: bool = True,
     tags: dict[str, str] | None = None,
@@ -87,6 +88,9 @@ def train_tracked(
         eval_episodes (int): episodes of the final evaluation. Defaults to ``64``.
         experiment (str, optional): name of the MLflow experiment. Defaults to the task's name.
         runs_dir (str or Path): folder of the default local store.
+        when_unreachable (str): ``"raise"`` or ``"offline"``, what to do if the MLflow server
+            does not answer at the start (see :class:`~torchrl_logo.record.MLflowRun`). Defaults
+            to ``"raise"``.
         checkpoint_dir (str or Path, optional): where checkpoints are kept and looked for.
         video (bool): whether a video is recorded. Defaults to ``True``.
         tags (dict, optional): tags of the run.
@@ -94,6 +98,8 @@ def train_tracked(
 
     Raises:
         ValueError: if the dataset has no task name and there is no ``eval_env``.
+        ConnectionError: if the MLflow server does not answer and ``when_unreachable`` is
+            ``"raise"``.
         TrainingInterrupted: after a SIGINT or SIGTERM: a checkpoint was written (if there is a
             ``checkpoint_dir``) and the run ended, within 10 seconds.
     """
@@ -109,6 +115,7 @@ def train_tracked(
             run_name=f"{method}-{dataset.metadata.quality}-seed{seed}",
             run_key=None if checkpoint_dir is None else _find_run_key(Path(checkpoint_dir)),
             runs_dir=runs_dir,
+            when_unreachable=when_unreachable,
             tags={"method": method, **(tags or {})},
         ) as run,
     ):
