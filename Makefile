@@ -11,7 +11,6 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install -qq --disable-pip-version-check -c constraints.txt
 INSTALLED := $(VENV)/.installed
 INSTALLED_TEST := $(VENV)/.installed-test
-INSTALLED_DOCS := $(VENV)/.installed-docs
 BENCHMARKS = $(sort $(wildcard benchmarks/*.py))
 
 # Test files run side by side.
@@ -39,13 +38,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PIP) -e ".[dev]"
 	@touch $@
 
-# Every simulator and format, so that no test is skipped for want of one.
+# Every simulator and format, so that no test is skipped for want of one; tests also check the
+# documentation, and its tutorials run on other simulators.
 $(INSTALLED_TEST): $(INSTALLED)
-	@$(PIP) -e ".[dev,test]"
-	@touch $@
-
-$(INSTALLED_DOCS): $(INSTALLED)
-	@$(PIP) -e ".[docs]"
+	@$(PIP) -e ".[dev,test,docs]"
 	@touch $@
 
 demo: install
@@ -63,8 +59,8 @@ format: install
 	@$(PY) -m ruff check --quiet --fix .
 	@$(PY) -m ruff format --quiet .
 
-docs: $(INSTALLED_DOCS)
-	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
+docs: $(INSTALLED_TEST)
+	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -j $(PROCESSES) -b html docs docs/_build/html
 	@echo "Built docs/_build/html/index.html"
 
 bench: install

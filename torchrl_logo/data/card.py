@@ -83,7 +83,7 @@ def make_card(dataset: OfflineDataset, *, accidents: list[Accident] | None = Non
 
     Keyword Args:
         accidents (list of Accident, optional): what
-            :func:`~torchrl_logo.data.accidents.find_accidents` found; by default it is called.
+            :func:`~torchrl_logo.data.find_accidents` found; by default it is called.
 
     Examples:
         >>> from torchrl_logo.data import collect

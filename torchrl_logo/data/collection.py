@@ -20,6 +20,7 @@ from torchrl_logo.whole_files import require_room
 
 __all__ = ["Policy", "collect"]
 
+#: What acts: reads a step's TensorDict and writes ``("agents", "action")`` into it.
 Policy = Callable[[TensorDictBase], TensorDictBase]
 
 
@@ -75,7 +76,7 @@ def collect(
         ValueError: if ``frames`` or a share is not positive, or the longest episode is unknown.
         KeyError: if the environment lacks a key of the layout.
         DatasetError: if the collected data break the layout (see
-            :func:`~torchrl_logo.data.validation.validate_layout`).
+            :func:`~torchrl_logo.data.validate_layout`).
         FileExistsError: if ``root`` exists.
         OSError: if the disk is full or read-only, mostly before anything is collected.
 

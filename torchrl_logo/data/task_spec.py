@@ -12,6 +12,7 @@ from torchrl.envs import EnvBase
 
 __all__ = ["LARGEST_SIZE", "TaskSpec"]
 
+#: Sizes of a task above this one are taken for damage to a file.
 LARGEST_SIZE = 2**20
 
 

@@ -19,6 +19,7 @@ from torchrl_logo.optional_dependencies import require
 
 __all__ = ["TASK_PREFIX", "MaMuJoCoTeamEnv", "available_tasks", "build_env"]
 
+#: What the names of these tasks begin with.
 TASK_PREFIX = "mamujoco"
 
 # Robots by the names of their tasks: the scenario of gymnasium-robotics and how it splits it.

@@ -12,6 +12,7 @@ from torchrl_logo.optional_dependencies import require
 
 __all__ = ["TASK_PREFIX", "available_tasks", "build_env"]
 
+#: What the names of these tasks begin with.
 TASK_PREFIX = "mpe"
 
 _DISCRETE = "_discrete"

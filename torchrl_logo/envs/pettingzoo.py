@@ -20,6 +20,7 @@ from torchrl_logo.optional_dependencies import require
 
 __all__ = ["TASK_PREFIX", "PettingZooTeamEnv", "available_tasks", "build_env"]
 
+#: What the names of these tasks begin with.
 TASK_PREFIX = "pettingzoo"
 
 # What the contract of environments is tested on; the tasks themselves are open-ended.

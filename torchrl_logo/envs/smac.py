@@ -18,6 +18,7 @@ from torchrl.envs.libs.smacv2 import SMACv2Env
 
 __all__ = ["TASK_PREFIX", "SmacTeamEnv", "available_tasks", "build_env"]
 
+#: What the names of these tasks begin with.
 TASK_PREFIX = "smac"
 
 # SMAC's own maps. SMACv2's (10gen_terran, ...) draw teams from a distribution that is part of the

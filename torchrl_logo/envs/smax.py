@@ -18,6 +18,7 @@ from torchrl_logo.optional_dependencies import require
 
 __all__ = ["TASK_PREFIX", "SMAXTeamEnv", "available_tasks", "build_env"]
 
+#: What the names of these tasks begin with.
 TASK_PREFIX = "smax"
 
 # The maps of JaxMARL 0.2; others that are registered with it are found once it is imported.

@@ -12,6 +12,7 @@ from torchrl_logo.envs.vmas import VmasTeamEnv, build_env
 
 __all__ = ["TerminationRule", "known_termination", "tasks_with_known_termination"]
 
+#: Tells of a step's TensorDict ``[*]``, which has its next state, what ended: ``[*, 1]`` bool.
 TerminationRule = Callable[[TensorDictBase], torch.Tensor]
 
 # Robots fall where a feature of their state leaves its range (gymnasium, version 5): the state

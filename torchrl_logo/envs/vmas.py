@@ -17,6 +17,7 @@ from torchrl.envs.libs.vmas import VmasEnv
 
 __all__ = ["TASK_PREFIX", "VmasTeamEnv", "available_tasks", "build_env"]
 
+#: What the names of these tasks begin with.
 TASK_PREFIX = "vmas"
 
 # What a scenario needs to be a team task; anything not named runs with VMAS' own defaults.

@@ -226,6 +226,7 @@ def _make_discrete_mabcq(
 _CONSERVATIVE = {"min_q_weight": 5.0, "bc_coeff": 1.0, "num_samples": 2}
 _DISCRETE_CONSERVATIVE = {"min_q_weight": 1.0}
 
+#: The methods by name, with the settings they start from.
 METHODS: dict[str, Method] = {
     "bc": Method(_make_bc, _make_bc, discounts=False, recurrent=True),
     "macql": Method(

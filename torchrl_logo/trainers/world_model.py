@@ -72,8 +72,8 @@ class WorldModelTrainer(BlockwiseTrainer):
             cosine. Defaults to ``2e-3``.
         clip_norm (float): largest norm of the gradient. Defaults to ``10.0``.
         unroll (int): steps of the windows, above 1, that are trained on after a warm-up of single
-            transitions, as :class:`~torchrl_logo.objectives.WorldModelLoss` says; an update
-            still reads ``batch_size`` transitions, in fewer windows. The weights that are
+            transitions, as :class:`~torchrl_logo.objectives.world_model.WorldModelLoss` says; an
+            update still reads ``batch_size`` transitions, in fewer windows. The weights that are
             restored are then chosen by the held-out loss along windows. Defaults to ``1``, no
             windows.
         unroll_warm_up (float): share of the updates before that, rounded up to whole

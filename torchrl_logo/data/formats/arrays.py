@@ -18,6 +18,7 @@ from torchrl_logo.data.validation import DatasetError, find_episode_starts, requ
 
 __all__ = ["LAYOUT_KEYS", "cast_to_layout", "check_array_keys", "find_spec", "from_arrays"]
 
+#: The layout's keys by the names that arrays have.
 LAYOUT_KEYS: dict[str, NestedKey] = {
     "agents/observation": ("agents", "observation"),
     "agents/action": ("agents", "action"),
@@ -94,7 +95,7 @@ def from_arrays(
 
     Raises:
         DatasetError: names the key, what was expected and what was found (see
-            :func:`~torchrl_logo.data.validation.validate_layout`).
+            :func:`~torchrl_logo.data.validate_layout`).
         ValueError: if there is no such task; names the nearest ones.
         FileExistsError: if ``root`` exists.
 

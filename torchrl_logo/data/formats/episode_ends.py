@@ -8,6 +8,7 @@ import numpy as np
 
 __all__ = ["END_CHOICES", "EpisodePlan", "plan_episodes"]
 
+#: What becomes of an episode's last row, whose next observation the files do not have.
 END_CHOICES = ("keep", "drop")
 
 

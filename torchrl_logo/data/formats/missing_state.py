@@ -8,6 +8,7 @@ from torchrl_logo.data.validation import DatasetError
 
 __all__ = ["STATE_CHOICES", "replace_state"]
 
+#: What can stand in for a global state that files do not have.
 STATE_CHOICES = ("concatenate",)
 
 

@@ -8,6 +8,7 @@ from torchrl_logo.data.validation import DatasetError
 
 __all__ = ["REWARD_RULES", "reduce_rewards"]
 
+#: How agents' rewards that differ become the team's.
 REWARD_RULES = ("mean", "sum")
 
 
