@@ -98,7 +98,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=None, help="all by default")
-    parser.add_argument("--frames", type=int, default=100_000)
+    parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--report", action="store_true")

@@ -130,7 +130,7 @@ def make_world_model(name: str, spec: Any, hidden_size: int) -> Any:
         if name.startswith("ensemble"):
             members = 7 if name == "ensemble of 7" else 5
             return EnsembleWorldModel(spec, members=members, hidden_size=size, device=device)
-        scales = (2.0, 4.0, 8.0, 16.0) if name == "joint, several scales" else ()
+        scales = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0) if name == "joint, several scales" else ()
         return JointWorldModel(spec, hidden_size=size, frequencies=scales, device=device)
 
     if name == "ensemble, full members":

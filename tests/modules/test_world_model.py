@@ -284,3 +284,13 @@ def test_forward_compiles_without_breaks() -> None:
         compiled = torch.compile(model, fullgraph=True, backend="aot_eager")(data.clone())
     for key in model.out_keys:
         torch.testing.assert_close(compiled[key], eager[key])
+
+
+@pytest.mark.parametrize("value", [["2.0"], [[2.0]], [2.0] * 100_000, -1, 10**9, {}])
+def test_an_architecture_that_cannot_be_is_refused(value: object, tmp_path: pathlib.Path) -> None:
+    model = make_model(LOGOWorldModel)
+    model.config["frequencies"] = value
+    path = tmp_path / "model.pt"
+    model.save(path)
+    with pytest.raises(ValueError, match="another frequencies of a LOGOWorldModel"):
+        LOGOWorldModel.load(path)

@@ -81,7 +81,8 @@ class LOGOWorldModel(WorldModel):
             feature as far as such misses persist in the data; or ``"local"``, the local model's
             own. Defaults to ``"residual"``.
         frequencies (Sequence[float]): on which observations are read, see
-            :func:`~torchrl_logo.modules.read_on_scales`. Defaults to ``(2, 4, 8, 16)``.
+            :func:`~torchrl_logo.modules.read_on_scales`. Defaults to powers of 2
+            up to 64.
         device (torch.device, optional): where parameters and buffers are made.
 
     Examples:
@@ -106,7 +107,7 @@ class LOGOWorldModel(WorldModel):
         *,
         hidden_size: int = 256,
         carry: Literal["residual", "decoded", "local"] = "residual",
-        frequencies: Sequence[float] = (2.0, 4.0, 8.0, 16.0),
+        frequencies: Sequence[float] = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
         device: torch.device | str | None = None,
     ) -> None:
         if carry not in ("residual", "decoded", "local"):

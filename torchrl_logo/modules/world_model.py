@@ -406,9 +406,14 @@ def _require_config(
     for name, value in config.items():
         if name not in accepted or name in ("spec", "device"):
             raise ValueError(f"{path}: {kind.__name__} has no {name!r}.")
-        if not isinstance(value, bool | int | float | str | None) or (
-            isinstance(value, int) and not 0 <= value <= largest
-        ):
+        if isinstance(value, list):
+            # Such as frequencies: numbers, no more of them than there are weights.
+            fits = len(value) <= largest and all(type(v) in (int, float) for v in value)
+        elif isinstance(value, int):
+            fits = 0 <= value <= largest
+        else:
+            fits = isinstance(value, float | str | None)
+        if not fits:
             raise ValueError(f"{path}: expected another {name} of a {kind.__name__}: {value!r}.")
     return config
 
