@@ -60,7 +60,7 @@ format: install
 	@$(PY) -m ruff format --quiet .
 
 docs: $(INSTALLED_TEST)
-	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -j $(PROCESSES) -b html docs docs/_build/html
+	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 	@echo "Built docs/_build/html/index.html"
 
 bench: install
