@@ -21,6 +21,7 @@ extensions = [
     "api_reference",
     "dataset_table",
     "loss_table",
+    "mathml",
     "method_table",
     "myst_parser",
     "sphinx.ext.autodoc",
@@ -33,6 +34,9 @@ exclude_patterns = ["_build", "templates", "tutorials/backreferences"]
 templates_path = ["templates"]
 html_theme = "furo"
 html_title = "torchrl-logo"
+html_math_renderer = "mathml"
+html_static_path = ["static"]
+html_css_files = ["math.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3

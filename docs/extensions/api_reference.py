@@ -21,6 +21,7 @@ from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.pycode import ModuleAnalyzer
 from sphinx.util import logging
+from sphinx.util.inspect import stringify_signature
 
 import torchrl_logo
 
@@ -140,9 +141,21 @@ def _write_if_changed(path: Path, content: str) -> None:
         path.write_text(content)
 
 
+def _show_arguments(
+    app: Sphinx, kind: str, name: str, member: Any, options: Any, arguments: str, returns: str
+) -> tuple[str, str] | None:
+    """Shows the arguments of losses, which TorchRL's metaclass hides."""
+    if kind != "class" or arguments != "(*args, **kwargs)":
+        return None
+    own = inspect.signature(member.__init__)
+    own = own.replace(parameters=list(own.parameters.values())[1:])
+    return stringify_signature(own, unqualified_typehints=True, show_return_annotation=False), ""
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Registers the writing of the pages."""
     app.setup_extension("sphinx.ext.autosummary")
     app.connect("config-inited", write_reference)
     app.connect("autodoc-skip-member", _is_field)
+    app.connect("autodoc-process-signature", _show_arguments)
     return {"parallel_read_safe": True}
