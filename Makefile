@@ -2,6 +2,8 @@
 # make demo      offline data -> world model -> better policy, followed in MLflow
 # make test      lint, then all tests (also the examples in docstrings, README and docs)
 # make docs      the documentation as HTML in docs/_build/html
+# make wheel     builds dist/, checks it, and tries the wheel in an empty environment
+# make release   the same, if all files tell the same version
 # make bench     the committed benchmarks
 # make report    the results' page and figures from the rows of benchmarks/paper
 
@@ -22,7 +24,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export PYTHONUNBUFFERED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs bench report
+.PHONY: help install demo test lint format docs wheel release bench report
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -62,6 +64,20 @@ format: install
 docs: $(INSTALLED_TEST)
 	@$(PY) -m sphinx --quiet --fail-on-warning --keep-going -b html docs docs/_build/html
 	@echo "Built docs/_build/html/index.html"
+
+wheel: install
+	@rm -rf dist build/wheel
+	@PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(PY) -m build --outdir dist
+	@$(PY) release/check_archives.py dist
+	@$(PYTHON) -m venv build/wheel
+	@echo "Installing the wheel into build/wheel: this takes a few minutes and about 6 GB."
+	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt dist/*.whl
+	@cd build && wheel/bin/python ../release/smoke_test.py ../examples
+	@rm -rf build/wheel
+
+release: install
+	@$(PY) release/check_versions.py
+	@$(MAKE) wheel
 
 bench: install
 	@test -n "$(BENCHMARKS)" || { echo "There is no script in benchmarks/."; exit 1; }
