@@ -1,7 +1,7 @@
 # make install   a virtual environment in .venv with the pinned dependencies
 # make demo      offline data -> world model -> better policy, followed in MLflow
 # make test      lint, then all tests (also the examples in docstrings, README and docs)
-# make docs      the documentation as HTML in docs/_build/html
+# make docs      the documentation as HTML, with tutorials that are run, in docs/_build/html
 # make wheel     builds dist/, checks it, and tries the wheel in an empty environment
 # make release   the same, if all files tell the same version
 # make bench     the committed benchmarks

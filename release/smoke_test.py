@@ -91,4 +91,4 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as name:
         use_main_path(Path(name))
         print("trained and evaluated a policy")
-        print(f"{ask_for_help(Path(sys.argv[1]), Path(name))} examples have their --help")
+        print(f"{ask_for_help(Path(sys.argv[1]).resolve(), Path(name))} examples have their --help")
