@@ -110,11 +110,12 @@ def write_reference(app: Sphinx, config: Config) -> None:
     """Writes the pages before Sphinx looks for sources, and warns of what is not described."""
     folder = Path(app.srcdir) / "reference"
     folder.mkdir(exist_ok=True)
-    stages, insides = [], []
+    stages, insides, symbols = [], [], set()
     for package in find_stages():
         stage, inner = package.__name__.rpartition(".")[2], find_inner_symbols(package)
         _write_if_changed(folder / f"{stage}.rst", _list_exports(package))
         stages.append(stage)
+        symbols |= {f"{package.__name__}.{name}.rst" for name in package.__all__}
         if inner:
             _write_if_changed(folder / f"{stage}_inside.rst", _list_parts(package, inner))
             insides.append(f"{stage}_inside")
@@ -127,6 +128,9 @@ def write_reference(app: Sphinx, config: Config) -> None:
     index = [title, "=" * len(title), "", ".. toctree::", "   :maxdepth: 1", ""]
     index += [f"   {page}" for page in (*stages, *insides)]
     _write_if_changed(folder / "index.rst", "\n".join([*index, ""]))
+    for page in (folder / "symbols").glob("*.rst"):
+        if page.name not in symbols:
+            page.unlink()  # of an earlier build: the symbol is no more
     # by name, since an earlier build's list of sources does not have new pages
     config.autosummary_generate = [f"reference/{stage}.rst" for stage in stages]
 

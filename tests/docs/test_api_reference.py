@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -63,3 +63,15 @@ def test_what_is_not_described_is_found(
     assert find("Child") == find("OTHER") == []
     assert find("silent") == ["half_described.silent has no docstring"]
     assert find("NUMBER") == ["half_described.NUMBER has no '#:' comment"]
+
+
+def test_pages_of_symbols_that_are_gone_are_removed(reference: ModuleType, tmp_path: Path) -> None:
+    symbols = tmp_path / "reference" / "symbols"
+    symbols.mkdir(parents=True)
+    for name in ("torchrl_logo.data.collect.rst", "torchrl_logo.data.gone.rst"):
+        (symbols / name).touch()
+    config = SimpleNamespace()
+    reference.write_reference(SimpleNamespace(srcdir=tmp_path), config)
+    assert [path.name for path in symbols.iterdir()] == ["torchrl_logo.data.collect.rst"]
+    assert "reference/data.rst" in config.autosummary_generate
+    assert "   collect\n" in (tmp_path / "reference" / "data.rst").read_text()
