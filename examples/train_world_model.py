@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from torchrl_logo.data import load_dataset
 from torchrl_logo.modules import EnsembleWorldModel, JointWorldModel, LOGOWorldModel
-from torchrl_logo.record import MLflowRun
+from torchrl_logo.record import MLflowRun, log_world_model_figures
 from torchrl_logo.trainers import WorldModelTrainer
 
 MODELS = {"logo": LOGOWorldModel, "joint": JointWorldModel, "ensemble": EnsembleWorldModel}
@@ -69,6 +69,7 @@ def train(config: WorldModelConfig) -> dict[str, float]:
             logger=run,
         )
         result = trainer.train()
+        log_world_model_figures(run, model, trainer.held_out)
         out = Path(config.out)
         out.parent.mkdir(parents=True, exist_ok=True)
         model.save(out)

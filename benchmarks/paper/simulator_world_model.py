@@ -86,7 +86,7 @@ class SimulatorWorldModel(WorldModel):
         batch = state.shape[:-1]
         rows = state.reshape(-1, state.shape[-1])
         env = self._find_simulator(rows.shape[0])
-        _put_state(env, rows)
+        env.put_state(rows)
         joint = action.reshape(rows.shape[0], *action.shape[len(batch) :])
         step = TensorDict({"agents": {"action": joint}}, [rows.shape[0]], device=rows.device)
         after = env.step(step).get("next")
@@ -107,15 +107,3 @@ class SimulatorWorldModel(WorldModel):
             env.reset()
             self._simulators[rows] = env
         return self._simulators[rows]
-
-
-def _put_state(env: VmasTeamEnv, state: torch.Tensor) -> None:
-    """Puts recorded states ``[E, 6 * entities]`` into the simulator."""
-    simulator = env._env
-    for entity, values in zip(simulator.world.entities, state.split(6, -1), strict=True):
-        position, velocity, rotation, angular = values.split([2, 2, 1, 1], -1)
-        entity.state.pos, entity.state.vel = position.clone(), velocity.clone()
-        entity.state.rot, entity.state.ang_vel = rotation.clone(), angular.clone()
-    with env._own_random_state():
-        for agent in simulator.agents:
-            simulator.scenario.reward(agent)

@@ -82,10 +82,14 @@ def test_a_run_holds_everything(
         for f in client(store).list_artifacts(tracked.run_id, folder)
     }
     assert files == {
+        "figures/error_by_horizon.png",
         "figures/learning_curves.png",
         "figures/open_loop_state.png",
+        "figures/reliability.png",
+        "figures/risk_coverage.png",
         "figures/uncertainty_against_error.png",
         "videos/final_policy.mp4",
+        "videos/imagined_beside_true.mp4",
         "checkpoints/policy.pt",
         "checkpoints/world_model.pt",
     }

@@ -205,6 +205,35 @@ class VmasTeamEnv(VmasEnv):
             parts += [s.pos, s.vel, s.rot, s.ang_vel]
         return torch.cat(parts, dim=-1).to(torch.float32)  # [E, 6 * entities]
 
+    def put_state(self, state: torch.Tensor) -> None:
+        """Puts recorded states into the simulator, from where its next step goes on.
+
+        A recorded state holds position, velocity, rotation and angular velocity of every entity.
+        What else a scenario remembers from one step to the next is mostly how far from its goal
+        it was, of which it rewards the difference: it is computed again from the state, by asking
+        for the rewards of the state that was put in and throwing them away.
+
+        Args:
+            state (torch.Tensor): ``[num_envs, 6 * entities]``, as this environment gives it.
+
+        Raises:
+            ValueError: if the shape is another one.
+        """
+        world = self._env.world
+        expected = (self._env.num_envs, 6 * len(world.entities))
+        if tuple(state.shape) != expected:
+            raise ValueError(
+                f"states must be {list(expected)} (6 values for each of {len(world.entities)} "
+                f"entities), found {list(state.shape)}."
+            )
+        for entity, values in zip(world.entities, state.to(self.device).split(6, -1), strict=True):
+            position, velocity, rotation, angular = values.split([2, 2, 1, 1], -1)
+            entity.state.pos, entity.state.vel = position.clone(), velocity.clone()
+            entity.state.rot, entity.state.ang_vel = rotation.clone(), angular.clone()
+        with self._own_random_state():
+            for agent in self._env.agents:
+                self._env.scenario.reward(agent)
+
     def _read(self, observations: list[torch.Tensor], terminated: torch.Tensor) -> TensorDict:
         width = max(self.observation_sizes)
         observation = torch.stack(

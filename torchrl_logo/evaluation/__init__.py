@@ -1,6 +1,7 @@
 """Returns of final policies, statistics to compare methods by, and errors of world models."""
 
 from torchrl_logo.evaluation.latent_world_model import evaluate_latent_world_model
+from torchrl_logo.evaluation.risk_coverage import RiskCoverage, risk_coverage
 from torchrl_logo.evaluation.rollout import Evaluation, evaluate
 from torchrl_logo.evaluation.statistics import (
     Estimate,
@@ -21,6 +22,7 @@ from torchrl_logo.evaluation.world_model import (
 __all__ = [
     "Estimate",
     "Evaluation",
+    "RiskCoverage",
     "Summary",
     "bootstrap_interval",
     "evaluate",
@@ -31,6 +33,7 @@ __all__ = [
     "interquartile_mean",
     "performance_profile",
     "probability_of_improvement",
+    "risk_coverage",
     "summarize",
     "trace_open_loop",
 ]

@@ -54,7 +54,7 @@ def plot_learning_curves(
     if empty or not metrics:
         raise ValueError(f"nothing to plot: metrics without points are {empty or 'all'}.")
     columns = min(3, len(metrics))
-    figure, panels = _make_panels(math.ceil(len(metrics) / columns), columns, (4.2, 2.8))
+    figure, panels = make_panels(math.ceil(len(metrics) / columns), columns, (4.2, 2.8))
     for axes, (name, points) in zip(panels.flat, metrics.items(), strict=False):
         steps, values = np.asarray(points, dtype=float).T  # [T], [T]
         finite = np.isfinite(values)
@@ -120,7 +120,7 @@ def plot_open_loop(
         names = [f"state {i}" for i in range(true.shape[-1])]
     if len(names) != true.shape[-1]:
         raise ValueError(f"names must hold {true.shape[-1]} feature names, found {len(names)}.")
-    truth, model = _to_numpy(true), _to_numpy(predicted)
+    truth, model = to_numpy(true), to_numpy(predicted)
     if not np.isfinite(truth).all():
         raise ValueError("true states must be finite.")
     spread = truth.std(axis=(0, 1))  # [d]
@@ -132,7 +132,7 @@ def plot_open_loop(
     order = np.argsort(error, kind="stable")
     rows = {"worst": order[-1], "median": order[(len(order) - 1) // 2], "best": order[0]}
     features = np.argsort(-spread, kind="stable")[:max_features]
-    figure, panels = _make_panels(len(rows), len(features), (3.4, 2.3))
+    figure, panels = make_panels(len(rows), len(features), (3.4, 2.3))
     steps = np.arange(1, truth.shape[1] + 1)
     for row, (rank, episode) in enumerate(rows.items()):
         for column, feature in enumerate(features):
@@ -181,12 +181,12 @@ def plot_uncertainty_against_error(uncertainty: torch.Tensor, error: torch.Tenso
             "uncertainty and error must have the same shape and two values or more, "
             f"found {tuple(uncertainty.shape)} and {tuple(error.shape)}."
         )
-    x, y = _to_numpy(uncertainty).ravel(), _to_numpy(error).ravel()
+    x, y = to_numpy(uncertainty).ravel(), to_numpy(error).ravel()
     for name, values in (("uncertainty", x), ("error", y)):
         if not (values >= 0).all():  # also finds NaN
             raise ValueError(f"{name} must not be negative or NaN.")
     rho = float(spearmanr(x, y).statistic)
-    figure, panels = _make_panels(1, 1, (5.6, 4.4))
+    figure, panels = make_panels(1, 1, (5.6, 4.4))
     axes = panels[0, 0]
     shown = np.flatnonzero((x > 0) & (y > 0) & np.isfinite(x) & np.isfinite(y))
     if shown.size:
@@ -240,9 +240,9 @@ def plot_histogram(data: torch.Tensor, *, name: str, bins: Any = 50) -> Figure:
         >>> plot_histogram(torch.randn(10), name="return").axes[0].get_xlabel()
         'return'
     """
-    values = _to_numpy(data).ravel()
+    values = to_numpy(data).ravel()
     finite = values[np.isfinite(values)]
-    figure, panels = _make_panels(1, 1, (5.0, 3.4))
+    figure, panels = make_panels(1, 1, (5.0, 3.4))
     axes = panels[0, 0]
     axes.hist(finite, bins=bins, color=_POINTS)
     axes.set_xlabel(name)
@@ -252,7 +252,7 @@ def plot_histogram(data: torch.Tensor, *, name: str, bins: Any = 50) -> Figure:
     return figure
 
 
-def _make_panels(
+def make_panels(
     rows: int, columns: int, size: tuple[float, float]
 ) -> tuple[Figure, np.ndarray[Any, Any]]:
     """Returns a figure and its panels ``[rows, columns]``, each of ``size`` inches."""
@@ -265,5 +265,5 @@ def _make_panels(
     return figure, panels
 
 
-def _to_numpy(values: torch.Tensor) -> np.ndarray[Any, Any]:
+def to_numpy(values: torch.Tensor) -> np.ndarray[Any, Any]:
     return values.detach().to("cpu", torch.float64).numpy()

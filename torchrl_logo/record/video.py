@@ -23,7 +23,7 @@ _DPI = 100
 _LINE_WIDTH = 1.5  # points, for what VMAS draws as lines and outlines
 
 
-class _TeamCanvas:
+class TeamCanvas:
     """Draws the entities of one VMAS simulation as VMAS' own window does.
 
     VMAS renders through OpenGL, which needs a display or a graphics driver. This needs neither.
@@ -142,7 +142,7 @@ def _corners(shape: Any, x: float, y: float, angle: float) -> np.ndarray:
     return corners @ np.array([[cos, sin], [-sin, cos]]) + [x, y]
 
 
-def _find_simulation(env: Any) -> Any:
+def find_simulation(env: Any) -> Any:
     """Returns the VMAS simulation inside an environment, through transforms and wrappers."""
     inner = env
     while inner is not None and not hasattr(inner, "world"):
@@ -175,7 +175,7 @@ def render_frame(env: Any, *, env_index: int = 0, height: int = 360) -> torch.Te
         >>> render_frame(env, height=120).shape
         torch.Size([3, 120, 120])
     """
-    return _TeamCanvas(_find_simulation(env), env_index, height).draw()
+    return TeamCanvas(find_simulation(env), env_index, height).draw()
 
 
 def render_episode(
@@ -210,11 +210,11 @@ def render_episode(
         >>> render_episode(make_env("vmas/balance", seed=0), max_steps=3, height=120).shape
         torch.Size([4, 3, 120, 120])
     """
-    simulation = _find_simulation(env)
+    simulation = find_simulation(env)
     act = env.rand_action if policy is None else policy
     with torch.no_grad(), set_exploration_type(ExplorationType.DETERMINISTIC):
         tensordict = env.reset()
-        canvas = _TeamCanvas(simulation, env_index, height)
+        canvas = TeamCanvas(simulation, env_index, height)
         frames = [canvas.draw("step 0")]
         team_return = 0.0
         for step in range(1, max_steps + 1):

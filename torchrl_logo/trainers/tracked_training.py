@@ -16,21 +16,21 @@ from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.envs import make_env
 from torchrl_logo.evaluation import Evaluation, evaluate
-from torchrl_logo.evaluation.world_model import imagine_open_loop
 from torchrl_logo.record import (
     MLflowRun,
+    log_world_model_figures,
     plot_learning_curves,
-    plot_open_loop,
-    plot_uncertainty_against_error,
     render_episode,
 )
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
 from torchrl_logo.trainers.stop_signals import StopSignals
+from torchrl_logo.trainers.world_model import TRAIN_FRACTION
 from torchrl_logo.whole_files import write_file
 
 __all__ = ["TrackedResult", "train_tracked"]
 
 _RUN_FILE = "mlflow_run.json"
+_FEW_EPISODES = 10
 
 
 @dataclasses.dataclass
@@ -134,6 +134,9 @@ def train_tracked(
         result = trainer.train()
         evaluation = evaluate(result.policy, where, episodes=eval_episodes, seed=seed + 1)
         _log_final(run, trainer, result, evaluation)
+        if trainer.world_model is not None:
+            held_out = _find_held_out(dataset, seed)
+            log_world_model_figures(run, trainer.world_model, held_out, video=video)
         if video and isinstance(where, str) and where.startswith("vmas/"):
             frames = render_episode(make_env(where, seed=seed), result.policy)
             run.log_video("final_policy", frames)
@@ -148,6 +151,13 @@ def _find_run_key(checkpoint_dir: Path) -> str:
         content = json.dumps({"run_key": uuid.uuid4().hex})
         write_file("the run's key", path, content.encode())
     return str(read_json(path)["run_key"])
+
+
+def _find_held_out(dataset: OfflineDataset, seed: int) -> OfflineDataset:
+    """The episodes on which the training's world model was not trained; all if there are few."""
+    if dataset.metadata.episodes < _FEW_EPISODES:
+        return dataset
+    return dataset.split(TRAIN_FRACTION, seed=seed)[1]
 
 
 def _log_final(
@@ -174,8 +184,6 @@ def _log_final(
     }
     if curves:
         run.log_figure("learning_curves", plot_learning_curves(curves, step_name="update"))
-    if trainer.world_model is not None:
-        _log_world_model(run, trainer)
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder)
         torch.save(result.policy.state_dict(), weights / "policy.pt")
@@ -183,30 +191,3 @@ def _log_final(
             trainer.world_model.save(weights / "world_model.pt")
         for file in sorted(weights.iterdir()):
             run.log_artifact(file, "checkpoints")
-
-
-def _log_world_model(run: MLflowRun, trainer: OfflineTrainer) -> None:
-    """Draws what the model predicts over 15 steps beside what happened."""
-    model = trainer.world_model
-    assert model is not None
-    horizon = min(trainer.horizon, int(trainer.dataset.episode_lengths.max()))
-    device = model.observation_mask.device
-    windows = trainer.dataset.sample_sequences(256, horizon).to(device)
-    imagined = imagine_open_loop(model, windows)
-    true, predicted = windows.get(("next", "state")), imagined.get(("next", "state"))
-    scale = model.state_normalizer.inverse_scale
-    # the features that move within a rollout, not those that differ between episodes (goals)
-    moved = ((true[:, -1] - true[:, 0]) * scale).square().mean(0)  # [d_s]
-    shown = moved.topk(min(4, len(moved))).indices.sort().values
-    figure = plot_open_loop(
-        true[..., shown].cpu(),
-        predicted[..., shown].cpu(),
-        names=[f"state {index}" for index in shown.tolist()],
-    )
-    run.log_figure("open_loop_state", figure)
-    error = ((predicted - true) * scale).square().mean(-1).sqrt()  # [W, L]
-    uncertainty = imagined.get("uncertainty").squeeze(-1).square().cumsum(1).sqrt()
-    run.log_figure(
-        "uncertainty_against_error",
-        plot_uncertainty_against_error(uncertainty.cpu(), error.cpu()),
-    )

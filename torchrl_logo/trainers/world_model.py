@@ -27,6 +27,9 @@ __all__ = ["WorldModelTrainer", "WorldModelTrainingResult"]
 _WARM_UP = 100
 _FINAL_SHARE = 0.01
 
+#: Share of the episodes that a world model learns from; the others choose its weights.
+TRAIN_FRACTION = 0.9
+
 
 @dataclasses.dataclass(frozen=True)
 class WorldModelTrainingResult:
@@ -112,7 +115,7 @@ class WorldModelTrainer(BlockwiseTrainer):
         clip_norm: float = 10.0,
         unroll: int = 1,
         unroll_warm_up: float = 0.5,
-        train_fraction: float = 0.9,
+        train_fraction: float = TRAIN_FRACTION,
         evaluation_interval: int = 250,
         patience: int | None = 10,
         horizon: int = 15,
