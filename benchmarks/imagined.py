@@ -5,21 +5,27 @@
 The floor calls the same actor and the same world model's ``predict`` in a plain loop, which feeds
 back what was predicted, without resets, clamping, accumulated uncertainty or storing (the actor is
 called through its TensorDict). Both sample actions and take turns in one process, in an order that
-alternates; the ratio is a median over the rounds.
+alternates; the ratio is a median over the rounds. For some sizes the collector also runs a compiled
+``predict``, against the same eager floor, and one batch's peak memory is measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import multiprocessing
 import os
 import statistics
 import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from tensordict import TensorDict
+from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
@@ -29,10 +35,13 @@ from torchrl_logo.envs import ImaginedEnv
 from torchrl_logo.modules import LOGOWorldModel, make_gaussian_actor
 
 RESULTS = Path(__file__).resolve().parent / "results" / "imagined.json"
-OBSERVATION, STATE, ACTION, HORIZON, HIDDEN = 16, 32, 2, 5, 64
+OBSERVATION, STATE, ACTION, HORIZON, HIDDEN = 16, 32, 2, 15, 64
+# Where compiled networks, and memory, are measured too: (agents, rollouts).
+COMPILED = [(3, 1024), (10, 1024)]
+WEIGHED = [(3, 1024), (3, 16384), (10, 1024)]
 
 
-def measure(n_agents: int, parallel: int, rounds: int) -> dict[str, Any]:
+def make_parts(n_agents: int) -> tuple[LOGOWorldModel, TensorDictModuleBase, TensorDict]:
     spec = TaskSpec(
         n_agents=n_agents,
         observation_size=OBSERVATION,
@@ -43,13 +52,19 @@ def measure(n_agents: int, parallel: int, rounds: int) -> dict[str, Any]:
     )
     torch.manual_seed(0)
     model = LOGOWorldModel(spec, hidden_size=HIDDEN)
+    # An untrained model would end half of the rollouts at each step, and reset them.
+    model.termination_bias.fill_(-10.0)
     actor = make_gaussian_actor(spec, hidden_sizes=[HIDDEN, HIDDEN])
     observation, state = torch.randn(1000, n_agents, OBSERVATION), torch.randn(1000, STATE)
     starts = TensorDict({"agents": {"observation": observation}, "state": state}, [1000])
-    env = ImaginedEnv(model, starts, batch_size=parallel, horizon=HORIZON, seed=0)
+    return model, actor, starts
+
+
+def measure(n_agents: int, parallel: int, rounds: int, compiled: bool) -> dict[str, Any]:
+    model, actor, starts = make_parts(n_agents)
+    observation, state = starts["agents", "observation"], starts["state"]
     frames = parallel * HORIZON
-    collector = Collector(env, actor, frames_per_batch=frames, total_frames=-1)
-    batches = iter(collector)
+    batches = iter(make_collector(model, actor, starts, parallel))
     row = torch.randint(1000, (parallel,))
 
     @torch.no_grad()
@@ -62,10 +77,12 @@ def measure(n_agents: int, parallel: int, rounds: int) -> dict[str, Any]:
             prediction = model.predict(now, seen, action)
             now, seen = prediction.state, prediction.observation
 
-    def run_collector() -> None:
-        next(batches)
-
-    runs = {"floor": run_floor, "collector": run_collector}
+    runs = {"floor": run_floor, "collector": lambda: next(batches)}
+    if compiled:
+        fast = copy.deepcopy(model)
+        fast.predict = torch.compile(fast.predict)  # type: ignore[method-assign]
+        fast_batches = iter(make_collector(fast, actor, starts, parallel))
+        runs["compiled"] = lambda: next(fast_batches)
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
@@ -73,11 +90,55 @@ def measure(n_agents: int, parallel: int, rounds: int) -> dict[str, Any]:
             runs[name]()
             if number:  # the first round warms up
                 times[name].append(time.perf_counter() - start)
-    collector.shutdown()
-    ratios = [a / b for a, b in zip(times["floor"], times["collector"], strict=True)]
     rates = {f"{name}_per_s": frames / statistics.median(t) for name, t in times.items()}
-    share = {"collector_over_floor": statistics.median(ratios)}
-    return {"n_agents": n_agents, "parallel": parallel, "rounds": rounds, **rates, **share}
+    shares = {
+        f"{name}_over_floor": statistics.median(
+            a / b for a, b in zip(times["floor"], times[name], strict=True)
+        )
+        for name in runs
+        if name != "floor"
+    }
+    return {"n_agents": n_agents, "parallel": parallel, "rounds": rounds, **rates, **shares}
+
+
+def make_collector(
+    model: LOGOWorldModel, actor: TensorDictModuleBase, starts: TensorDict, parallel: int
+) -> Collector:
+    env = ImaginedEnv(model, starts, batch_size=parallel, horizon=HORIZON, seed=0)
+    return Collector(env, actor, frames_per_batch=parallel * HORIZON, total_frames=-1)
+
+
+def measure_memory(n_agents: int, parallel: int) -> dict[str, Any]:
+    """Peak memory of one batch over what is resident before it, and over the batch's own size."""
+    model, actor, starts = make_parts(n_agents)
+    collector = make_collector(model, actor, starts, parallel)
+    before = read_memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    batch = next(iter(collector))
+    grown = read_memory("VmHWM") - before
+    tensors = {
+        x.untyped_storage().data_ptr(): x.untyped_storage() for x in batch.values(True, True)
+    }
+    size = sum(storage.nbytes() for storage in tensors.values())
+    return {
+        "n_agents": n_agents,
+        "parallel": parallel,
+        "batch_mb": size / 1e6,
+        "peak_mb": grown / 1e6,
+        "peak_over_batch": grown / size,
+    }
+
+
+def read_memory(name: str) -> int:
+    """Bytes, from Linux' account of this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def run_alone(function: Callable[..., dict[str, Any]], *args: int) -> dict[str, Any]:
+    """In a process of its own, whose memory nothing else has used."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *args).result()
 
 
 def plot_rows(rows: list[dict[str, Any]], path: Path) -> None:
@@ -107,12 +168,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
+    memory: list[dict[str, Any]] = []
     for parallel in options.parallel:
         for n_agents in options.agents:
-            rows.append(measure(n_agents, parallel, options.rounds))
+            compiled = (n_agents, parallel) in COMPILED
+            rows.append(measure(n_agents, parallel, options.rounds, compiled))
+            if (n_agents, parallel) in WEIGHED:
+                weigh = run_alone(measure_memory, n_agents, parallel)
+                memory.append(weigh)
+                print(json.dumps(weigh), flush=True)
             print(json.dumps(rows[-1]), flush=True)
             head = {"versions": record_versions(), "threads": 1, "cores": os.cpu_count()}
-            options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+            found = {**head, "rows": rows, "memory": memory}
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
             plot_rows(rows, options.out.with_suffix(".png"))
 
 

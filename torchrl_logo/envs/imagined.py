@@ -294,11 +294,11 @@ class ImaginedEnv(ModelBasedEnvBase):
             else:
                 terminated = predicted.get(keys.terminated)
             alive = (
-                state.isfinite().all(-1, keepdim=True)
-                & observation.isfinite().all(-1).all(-1, keepdim=True)
-                & predicted.get(keys.reward).isfinite()
-                & uncertainty.isfinite()
-            )  # [*, 1]
+                _find_finite(state, 1)
+                & _find_finite(observation, 2)
+                & _find_finite(predicted.get(keys.reward), 1)
+                & _find_finite(uncertainty, 1)
+            ).unsqueeze(-1)  # [*, 1]
             if spec.discrete:
                 mask = predicted.get(keys.action_mask)
                 alive = alive & mask.any(-1).all(-1, keepdim=True)
@@ -318,3 +318,10 @@ class ImaginedEnv(ModelBasedEnvBase):
             out.set("truncated", truncated)
             out.set("done", terminated | truncated)
         return out
+
+
+def _find_finite(values: torch.Tensor, dims: int) -> torch.Tensor:
+    """Which rows ``[*]`` of ``values``, whose last ``dims`` dimensions are a row, are finite."""
+    # x - x is 0 where x is finite and NaN elsewhere, and so are their sums: two passes in place of
+    # the five of isfinite().all().
+    return (values - values).flatten(-dims).sum(-1) == 0

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torchrl.modules import MLP
 
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.modules.input_scales import read_on_scales
+from torchrl_logo.modules.input_scales import split_into_scales
 from torchrl_logo.modules.world_model import Prediction, WorldModel, next_key
 
 __all__ = ["Deduction", "LOGOWorldModel"]
@@ -176,9 +176,9 @@ class LOGOWorldModel(WorldModel):
         Returns:
             ``[*, N, features]``.
         """
-        scaled = read_on_scales(observation, self.frequencies)
+        scaled = split_into_scales(observation, self.frequencies)
         identity = self.identity.expand(*observation.shape[:-1], _IDENTITY_SIZE)
-        return torch.cat([scaled, action, identity], -1)
+        return torch.cat([*scaled, action, identity], -1)
 
     def local_delta(self, state: torch.Tensor, agents: torch.Tensor) -> torch.Tensor:
         """Each agent's change of observation, standardised: ``[*, N, d_o]``.
