@@ -10,6 +10,8 @@ from torchrl.data import ReplayBuffer
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import TrainerHookBase
 
+from torchrl_logo.trainers.data_parallel import take_share
+
 __all__ = ["BatchSampling"]
 
 
@@ -27,6 +29,8 @@ class BatchSampling(TrainerHookBase):
         batch_size (int): transitions of a batch.
         reward_scale (float): what rewards are multiplied by. Defaults to ``1.0``.
         device (torch.device or str, optional): where batches are placed.
+        data_parallel (bool): whether each process keeps its share of the rows only, of a batch
+            that all have drawn alike. Defaults to ``False``.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class BatchSampling(TrainerHookBase):
         batch_size: int,
         reward_scale: float = 1.0,
         device: torch.device | str | None = None,
+        data_parallel: bool = False,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, found {batch_size}.")
@@ -45,10 +50,13 @@ class BatchSampling(TrainerHookBase):
         self.batch_size = batch_size
         self.reward_scale = reward_scale
         self.device = device
+        self.data_parallel = data_parallel
 
     def __call__(self, batch: TensorDictBase | None = None) -> TensorDictBase:
         """Draws a batch ``[batch_size]``; ``batch``, the collector's, is not used."""
         sample = self.buffer.sample(self.batch_size)
+        if self.data_parallel:
+            sample = take_share(sample)
         if self.device is not None:
             sample = sample.to(self.device)
         # a copy of the structure, not of the tensors: a buffer may hand out its own TensorDict

@@ -24,6 +24,7 @@ from torchrl_logo.data.sequences import sequence_buffer
 from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
+from torchrl_logo.trainers.data_parallel import require_even_shares
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
 from torchrl_logo.trainers.imagination import Imagination, build_imagination
 from torchrl_logo.trainers.method_networks import Networks
@@ -144,6 +145,9 @@ class OfflineTrainer(BlockwiseTrainer):
         progress_bar (bool): whether a progress bar with a time left is shown.
         device (torch.device or str): where networks, imagination and batches live.
         compile (bool): whether the loss is compiled with ``torch.compile(fullgraph=True)``.
+        data_parallel (bool): whether a batch is shared out among the processes of the default
+            process group, which must all be given the same arguments. For methods without a world
+            model, and without checkpoints. Defaults to ``False``.
 
     Raises:
         ValueError: for an unknown method or arguments out of range, or a world model or loss that
@@ -204,6 +208,7 @@ class OfflineTrainer(BlockwiseTrainer):
         progress_bar: bool = True,
         device: torch.device | str = "cpu",
         compile: bool = False,
+        data_parallel: bool = False,
     ) -> None:
         if steps < 1:
             raise ValueError(f"steps must be at least 1, found {steps}.")
@@ -260,6 +265,12 @@ class OfflineTrainer(BlockwiseTrainer):
             raise ValueError(
                 f"{method!r} bootstraps from the data's next actions, which imagined transitions "
                 "do not have: it takes no world_model."
+            )
+        rows = batch_size if sequence_length is None else batch_size // sequence_length
+        require_even_shares(data_parallel, rows, checkpoint_dir)
+        if data_parallel and imagines:
+            raise ValueError(
+                f"data_parallel=True goes with methods that have no world model, found {method!r}."
             )
         lr = found.lr if lr is None else lr
         tau = found.tau if tau is None else tau
@@ -350,10 +361,10 @@ class OfflineTrainer(BlockwiseTrainer):
                 "temperature": imagination.temperature,
             }
         iterations = math.ceil(steps / interval)
-        # Only a fused optimiser can leave out an update without asking the host.
-        optimizer = torch.optim.Adam(
-            loss.parameters(), lr=lr, fused=True if max_skipped_updates else None
-        )
+        # A fused optimiser is one operation in place of a dozen for each weight, and can leave
+        # out an update without asking the host.
+        fused = True if max_skipped_updates or device.type in ("cpu", "cuda") else None
+        optimizer = torch.optim.Adam(loss.parameters(), lr=lr, fused=fused)
         scheduler = (
             torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) if lr_decay else None
         )
@@ -376,7 +387,9 @@ class OfflineTrainer(BlockwiseTrainer):
             optim_steps_per_batch=interval,
             loss_module=torch.compile(loss, fullgraph=True) if compile else loss,
             optimizer=optimizer,
-            optimization_stepper=OfflineOptimizationStepper(clip_norm, scheduler, watch),
+            optimization_stepper=OfflineOptimizationStepper(
+                clip_norm, scheduler, watch, data_parallel
+            ),
             replay_buffer=buffer,
             logger=logger,
             progress_bar=progress_bar,
@@ -388,7 +401,11 @@ class OfflineTrainer(BlockwiseTrainer):
         if imagination is not None:
             imagination.storing.register(self)
         BatchSampling(
-            buffer, batch_size=batch_size, reward_scale=reward_scale, device=device
+            buffer,
+            batch_size=batch_size,
+            reward_scale=reward_scale,
+            device=device,
+            data_parallel=data_parallel,
         ).register(self)
         if any(name.startswith("target_") for name, _ in loss.named_parameters()) or any(
             name.startswith("target_") for name, _ in loss.named_buffers()

@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
+from torchrl_logo.trainers.data_parallel import average_gradients
 from torchrl_logo.trainers.number_watch import NumberWatch
 
 __all__ = ["OfflineOptimizationStepper"]
@@ -27,6 +28,8 @@ class OfflineOptimizationStepper(OptimizationStepper):
         scheduler (LRScheduler, optional): stepped after each update.
         watch (NumberWatch, optional): is shown the losses and the gradient's norm. If it may skip
             updates, the optimiser must be a fused one, which skips them on the device.
+        data_parallel (bool): whether gradients are averaged over the processes of the default
+            process group. Defaults to ``False``.
     """
 
     def __init__(
@@ -34,12 +37,14 @@ class OfflineOptimizationStepper(OptimizationStepper):
         clip_norm: float,
         scheduler: LRScheduler | None = None,
         watch: NumberWatch | None = None,
+        data_parallel: bool = False,
     ) -> None:
         if not clip_norm > 0:
             raise ValueError(f"clip_norm must be positive, found {clip_norm}.")
         self.clip_norm = clip_norm
         self.scheduler = scheduler
         self.watch = watch
+        self.data_parallel = data_parallel
         self._parameters: list[nn.Parameter] | None = None
 
     def step(self, trainer: Trainer, sub_batch: TensorDictBase) -> TensorDictBase:
@@ -52,6 +57,8 @@ class OfflineOptimizationStepper(OptimizationStepper):
         losses = trainer.compute_loss(sub_batch)
         total = torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum()
         total.backward()
+        if self.data_parallel:
+            average_gradients(self._parameters)
         norm = nn.utils.clip_grad_norm_(self._parameters, self.clip_norm)
         figures = losses.detach().set("grad_norm", norm)
         if self.watch is not None:

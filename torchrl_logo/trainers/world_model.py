@@ -19,6 +19,11 @@ from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.evaluation.world_model import evaluate_world_model, find_windows
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.objectives.world_model import WorldModelLoss, make_world_model_loss
+from torchrl_logo.trainers.data_parallel import (
+    average_gradients,
+    require_even_shares,
+    take_share,
+)
 from torchrl_logo.trainers.number_watch import NumberWatch
 from torchrl_logo.trainers.resumable import BlockwiseTrainer, make_checkpointing
 
@@ -94,6 +99,10 @@ class WorldModelTrainer(BlockwiseTrainer):
         checkpoint_dir (str or Path, optional): where checkpoints are kept. If it holds one,
             training goes on from the newest that is whole, and ends as if it had not been cut off.
         checkpoint_interval (int): evaluations between two checkpoints. Defaults to ``1``.
+        data_parallel (bool): whether a batch is shared out among the processes of the default
+            process group, which must all be given the same model, dataset and seed: each then has
+            the weights that one process would have, up to rounding. Without checkpoints. Defaults
+            to ``False``.
         **kwargs: as :class:`torchrl.trainers.Trainer` takes them.
 
     Raises:
@@ -124,6 +133,7 @@ class WorldModelTrainer(BlockwiseTrainer):
         device: torch.device | str | None = None,
         checkpoint_dir: str | Path | None = None,
         checkpoint_interval: int = 1,
+        data_parallel: bool = False,
         **kwargs: Any,
     ) -> None:
         for name, value in (
@@ -140,6 +150,8 @@ class WorldModelTrainer(BlockwiseTrainer):
             raise ValueError(f"patience must be at least 1 or None, found {patience}.")
         if unroll > batch_size:
             raise ValueError(f"unroll {unroll} is longer than a batch of {batch_size} transitions.")
+        self._data_parallel = data_parallel
+        require_even_shares(data_parallel, batch_size // unroll, checkpoint_dir)
         # Training changes to windows between evaluations, never within a block.
         self._warm_up_updates = evaluation_interval * math.ceil(
             unroll_warm_up * steps / evaluation_interval
@@ -202,7 +214,9 @@ class WorldModelTrainer(BlockwiseTrainer):
             optim_steps_per_batch=evaluation_interval,
             loss_module=loss,
             optimizer=optimizer,
-            optimization_stepper=_ScheduledStepper(optimizer, steps, clip_norm, watch),
+            optimization_stepper=_ScheduledStepper(
+                optimizer, steps, clip_norm, watch, data_parallel
+            ),
             logger=logger,
             progress_bar=progress_bar,
             log_interval=0,
@@ -305,10 +319,14 @@ class WorldModelTrainer(BlockwiseTrainer):
         rows = batch.get("row")[self._position : self._position + size]
         self._position += size
         if self.loss_module.unroll == 1:
-            return self._train_data[rows]
+            return self._train_data[self._share(rows)]
         # Rows are drawn uniformly; scaled down they are uniform draws of windows.
         chosen = rows[: size // self.unroll] * len(self._train_starts) // len(self._train_data)
-        return self._train_data[self._find_rows(self._train_starts[chosen])]
+        return self._train_data[self._find_rows(self._train_starts[self._share(chosen)])]
+
+    def _share(self, rows: torch.Tensor) -> torch.Tensor:
+        """This process' part of the rows."""
+        return take_share(rows) if self._data_parallel else rows
 
     def _find_rows(self, starts: torch.Tensor) -> torch.Tensor:
         """The rows of windows that begin at ``starts``: ``[W, unroll]``."""
@@ -377,8 +395,10 @@ class _ScheduledStepper(OptimizationStepper):
         updates: int,
         clip_norm: float,
         watch: NumberWatch,
+        data_parallel: bool,
     ) -> None:
         self.updates = updates
+        self.data_parallel = data_parallel
         self.clip_norm = clip_norm
         self.watch = watch
         # Made before a checkpoint is loaded: making it sets the optimiser's learning rate.
@@ -397,6 +417,8 @@ class _ScheduledStepper(OptimizationStepper):
         losses = trainer.compute_loss(sub_batch)
         torch.stack(list(losses.values())).sum().backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if self.data_parallel:
+            average_gradients(parameters)
         norm = nn.utils.clip_grad_norm_(parameters, self.clip_norm)
         figures = losses.detach().set("grad_norm", norm.detach())
         self.watch.observe(trainer._optim_count, figures)

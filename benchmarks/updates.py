@@ -1,0 +1,378 @@
+"""Updates a second of the world model and of MACQL, against plain PyTorch and other models.
+
+    python benchmarks/updates.py --batches 256 1024 --compiled
+
+``plain`` makes the same update with the same numbers (checked before anything is timed) from
+tensors and ``torch.nn`` alone; ``ensemble`` is the five-member ensemble at the same hidden size,
+``cql`` TorchRL's ``CQLLoss`` of one agent with all observations and actions, and as many draws. An
+update is losses, gradient, clipping, Adam and, for policies, the targets' step. All take turns in
+one process, in an order that alternates; ratios are medians over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from tensordict.nn import TensorDictModule
+from torch import nn
+from torch.nn import functional as F
+from torchrl.data import Bounded
+from torchrl.modules import MLP, NormalParamExtractor, ProbabilisticActor, TanhNormal, ValueOperator
+from torchrl.objectives import CQLLoss, LossModule, SoftUpdate
+
+from torchrl_logo.data import TaskSpec
+from torchrl_logo.data.metadata import record_versions
+from torchrl_logo.modules import (
+    EnsembleWorldModel,
+    LOGOWorldModel,
+    make_centralized_critic,
+    make_gaussian_actor,
+)
+from torchrl_logo.objectives import MACQLLoss
+from torchrl_logo.objectives.world_model import make_world_model_loss
+
+RESULTS = Path(__file__).resolve().parent / "results" / "updates.json"
+N, OBSERVATION, STATE, ACTION = 3, 16, 32, 2
+HIDDEN, DRAWS, TAU, GAMMA, CLIP = 128, 4, 0.005, 0.99, 10.0
+SPEC = TaskSpec(
+    n_agents=N,
+    observation_size=OBSERVATION,
+    state_size=STATE,
+    action_size=ACTION,
+    action_low=(-1.0,) * ACTION,
+    action_high=(1.0,) * ACTION,
+)
+Losses = Callable[[], torch.Tensor]
+
+
+def make_batch(rows: int) -> TensorDict:
+    def observe() -> dict[str, Any]:
+        agents = {"observation": torch.randn(rows, N, OBSERVATION)}
+        return {"agents": agents, "state": torch.randn(rows, STATE)}
+
+    now = observe()
+    now["agents"]["action"] = torch.rand(rows, N, ACTION) * 1.8 - 0.9
+    terminated = torch.rand(rows, 1) < 0.05
+    outcome = {"reward": torch.randn(rows, 1), "done": terminated, "terminated": terminated}
+    return TensorDict({**now, "next": {**observe(), **outcome}}, [rows])
+
+
+def sum_losses(loss: Callable[[TensorDict], Any], batch: TensorDict) -> torch.Tensor:
+    return torch.stack([v for k, v in loss(batch).items() if k.startswith("loss_")]).sum()
+
+
+def write_plain_world_model(model: LOGOWorldModel, batch: TensorDict) -> Losses:
+    """The LOGO model's loss, of tensors."""
+    state, observation = batch["state"], batch["agents", "observation"]
+    action = batch["agents", "action"]
+    next_state, next_observation = batch["next", "state"], batch["next", "agents", "observation"]
+    reward, terminated = batch["next", "reward"], batch["next", "terminated"].float()
+    decoded_row = ((torch.arange(len(state)) + 1) % 4 == 0)[:, None, None]
+
+    def compute() -> torch.Tensor:
+        s = model.state_normalizer(state)
+        o = model.observation_normalizer(observation)
+        s_next = model.state_normalizer(next_state)
+        o_next = model.observation_normalizer(next_observation)
+        state_delta = model.state_delta_normalizer(next_state - state)
+        observation_delta = model.observation_delta_normalizer(next_observation - observation)
+        scaled_reward = model.normalize_reward(reward, terminated)
+        with torch.no_grad():
+            read = torch.where(decoded_row, model.decode(s), o)
+        agents = model.describe_agents(read, action)
+        local = model.local_delta(s, agents)
+        deduced = model.deduce(s, agents, action, local.detach())
+        decoded = model.decode(s_next)
+        with torch.no_grad():
+            missed, missed_next = read - model.decode(s), o_next - decoded
+        return (
+            F.mse_loss(local, observation_delta)
+            + F.mse_loss(deduced.state_delta, state_delta)
+            + F.smooth_l1_loss(deduced.reward, scaled_reward)
+            + F.binary_cross_entropy_with_logits(deduced.termination_logit, terminated)
+            + F.mse_loss(decoded, o_next)
+            + F.mse_loss(model.persistence * missed, missed_next)
+            + F.mse_loss(model.direct_delta(s, action), state_delta)
+        )
+
+    return compute
+
+
+class PlainMACQL(nn.Module):
+    """The same networks and weights, as layers and stacked tensors."""
+
+    def __init__(self, loss: MACQLLoss) -> None:
+        super().__init__()
+        self.actor = nn.ParameterList(copy_layers(loss.actor_network_params))
+        self.critic = nn.ParameterList(copy_layers(loss.qvalue_network_params))
+        self.target = [p.detach().clone() for p in self.critic]
+
+    def act(self, observation: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        w = list(self.actor)
+        hidden = F.linear(observation, w[0], w[1]).relu()
+        hidden = F.linear(hidden, w[2], w[3]).relu()
+        loc, scale = F.linear(hidden, w[4], w[5]).chunk(2, -1)
+        bias = math.log(math.expm1(1.0 - 1e-2))
+        return loc, F.softplus(scale + bias).clamp_min(1e-2)
+
+    def value(
+        self, state: torch.Tensor, action: torch.Tensor, weights: list[torch.Tensor]
+    ) -> torch.Tensor:
+        """Values ``[2, *]`` of states ``[*, d_s]`` and joint actions ``[*, N, d_a]``."""
+        shape = action.shape[:-2]
+        x = torch.cat([state.expand(*shape, -1), action.flatten(-2)], -1).flatten(0, -2)
+        w = [v.transpose(-1, -2) if v.ndim == 3 else v.unsqueeze(1) for v in weights]
+        hidden = torch.baddbmm(w[1], x.expand(2, *x.shape), w[0]).relu()
+        hidden = torch.baddbmm(w[3], hidden, w[2]).relu()
+        return torch.baddbmm(w[5], hidden, w[4]).view(2, *shape)
+
+
+def copy_layers(params: Any) -> list[torch.Tensor]:
+    """Weights and biases, layer by layer."""
+    flat = {".".join(map(str, k if isinstance(k, tuple) else (k,))): v
+            for k, v in params.items(True, True) if v.is_floating_point()}  # fmt: skip
+    weights = [k for k in sorted(flat) if k.endswith("weight")]
+    names = [k.removesuffix("weight") + part for k in weights for part in ("weight", "bias")]
+    return [flat[name].detach().clone() for name in names]
+
+
+def draw(loc: torch.Tensor, scale: torch.Tensor, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Squashed actions, and the log-density of the joint one."""
+    x = loc + scale * torch.randn(*shape, *loc.shape)
+    normal = -((x - loc) ** 2) / (2 * scale**2) - scale.log() - 0.5 * math.log(2 * math.pi)
+    squash = 2 * (math.log(2) - x - F.softplus(-2 * x))
+    return x.tanh(), (normal - squash).sum((-1, -2))
+
+
+def write_plain_macql(plain: PlainMACQL, batch: TensorDict, bc_coeff: float) -> Losses:
+    """MACQL's loss, of tensors."""
+    state, observation = batch["state"], batch["agents", "observation"]
+    action, next_state = batch["agents", "action"], batch["next", "state"]
+    next_observation = batch["next", "agents", "observation"]
+    reward = batch["next", "reward"].squeeze(-1)
+    going_on = 1 - batch["next", "terminated"].float().squeeze(-1)
+
+    def compute() -> torch.Tensor:
+        loc, scale = plain.act(observation)
+        chosen, _ = draw(loc, scale)
+        x = action.clamp(-1 + 1e-3, 1 - 1e-3).atanh()
+        normal = -((x - loc) ** 2) / (2 * scale**2) - scale.log() - 0.5 * math.log(2 * math.pi)
+        recorded = (normal - 2 * (math.log(2) - x - F.softplus(-2 * x))).sum((-1, -2)) / N
+        critic = list(plain.critic)
+        with torch.no_grad():
+            next_loc, next_scale = plain.act(next_observation)
+            here, log_here = draw(loc, scale, DRAWS)
+            there, log_there = draw(next_loc, next_scale, DRAWS)
+            next_value = plain.value(next_state, there[0], plain.target).amin(0)
+            target = reward + GAMMA * going_on * next_value
+            uniform = -1 + torch.rand(DRAWS, *action.shape) * 2
+            log_uniform = torch.full_like(log_here, -N * ACTION * math.log(2))
+        actions = torch.cat([action.unsqueeze(0), uniform, here, there])
+        values = plain.value(state, actions, critic)
+        value, sampled = values[:, 0], values[:, 1:]
+        density = torch.cat([log_uniform, log_here, log_there])
+        soft = torch.logsumexp(sampled - density, 1) - math.log(3 * DRAWS)
+        policy_value = plain.value(state, chosen, [p.detach() for p in critic]).amin(0)
+        spread = sampled.detach().std(1).mean().clamp_min(1e-3)
+        return (
+            0.5 * (value - target).square().sum(0).mean()
+            + 5.0 * (soft - value).sum(0).mean()
+            - (policy_value / spread).mean()
+            - bc_coeff * recorded.mean()
+        )
+
+    return compute
+
+
+def make_cql() -> LossModule:
+    """TorchRL's loss, for which the team is one agent."""
+    observations, actions = N * OBSERVATION, N * ACTION
+    spec = Bounded(-1, 1, (actions,))
+    body = nn.Sequential(
+        MLP(in_features=observations, out_features=2 * actions, num_cells=[HIDDEN] * 2,
+            activation_class=nn.ReLU),
+        NormalParamExtractor(),
+    )  # fmt: skip
+    actor = ProbabilisticActor(
+        TensorDictModule(body, ["observation"], ["loc", "scale"]),
+        spec=spec,
+        in_keys=["loc", "scale"],
+        distribution_class=TanhNormal,
+    )
+    critic = ValueOperator(
+        MLP(in_features=observations + actions, out_features=1, num_cells=[HIDDEN] * 2,
+            activation_class=nn.ReLU),
+        in_keys=["observation", "action"],
+    )  # fmt: skip
+    return CQLLoss(actor, critic, action_spec=spec, num_random=DRAWS)
+
+
+def flatten_agents(batch: TensorDict) -> TensorDict:
+    following = batch["next"].exclude("agents", "state")
+    following["observation"] = batch["next", "agents", "observation"].flatten(1)
+    now = {k: batch["agents", k].flatten(1) for k in ("observation", "action")}
+    return TensorDict({**now, "next": following}, batch.batch_size)
+
+
+def make_update(
+    losses: Losses,
+    parameters: list[nn.Parameter],
+    move_targets: Callable[[], None] | None = None,
+    *,
+    compiled: bool = False,
+) -> Callable[[], None]:
+    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
+    compute = torch.compile(losses) if compiled else losses
+
+    def update() -> None:
+        compute().backward()
+        nn.utils.clip_grad_norm_(parameters, CLIP)
+        optimizer.step()
+        optimizer.zero_grad()
+        if move_targets is not None:
+            move_targets()
+
+    return update
+
+
+def list_trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad]
+
+
+def make_world_model_updates(rows: int, compiled: bool) -> dict[str, Callable[[], None]]:
+    torch.manual_seed(0)
+    batch, model = make_batch(rows), LOGOWorldModel(SPEC)
+    ensemble = EnsembleWorldModel(SPEC)
+    for each in (model, ensemble):
+        each.fit_normalizers(batch)
+    twin = copy.deepcopy(model)
+    loss, ensemble_loss = make_world_model_loss(model), make_world_model_loss(ensemble)
+    plain = write_plain_world_model(twin, batch)
+    torch.testing.assert_close(sum_losses(loss, batch), plain())
+    made = {
+        "package": (lambda: sum_losses(loss, batch), list_trained(loss)),
+        "plain": (plain, list_trained(twin)),
+        "ensemble": (lambda: sum_losses(ensemble_loss, batch), list_trained(ensemble_loss)),
+    }
+    updates = {name: make_update(*parts) for name, parts in made.items()}
+    if compiled:
+        for name in ("package", "plain"):
+            updates[f"{name}_compiled"] = make_update(*made[name], compiled=True)
+    return updates
+
+
+def make_policy_updates(rows: int, compiled: bool) -> dict[str, Callable[[], None]]:
+    torch.manual_seed(0)
+    batch = make_batch(rows)
+    sizes = {"hidden_sizes": (HIDDEN, HIDDEN)}
+    loss = MACQLLoss(
+        make_gaussian_actor(SPEC, **sizes),
+        make_centralized_critic(SPEC, **sizes),
+        action_spec=SPEC.action_spec(),
+        num_samples=DRAWS,
+        bc_coeff=1.0,
+        gamma=GAMMA,
+    )
+    plain_networks = PlainMACQL(loss)
+    plain = write_plain_macql(plain_networks, batch, 1.0)
+    torch.manual_seed(1)
+    expected = sum_losses(loss, batch)
+    torch.manual_seed(1)
+    torch.testing.assert_close(plain(), expected, rtol=1e-4, atol=1e-4)
+    cql, flat = make_cql(), flatten_agents(batch)
+    cql.make_value_estimator(gamma=GAMMA)
+    targets = plain_networks.target
+
+    @torch.no_grad()
+    def move_plain_targets() -> None:
+        torch._foreach_lerp_(targets, [p.data for p in plain_networks.critic], TAU)
+
+    made: dict[str, Any] = {
+        "package": (
+            lambda: sum_losses(loss, batch), list_trained(loss), SoftUpdate(loss, tau=TAU).step
+        ),
+        "plain": (plain, list_trained(plain_networks), move_plain_targets),
+        "cql": (lambda: sum_losses(cql, flat), list_trained(cql), SoftUpdate(cql, tau=TAU).step),
+    }  # fmt: skip
+    updates = {name: make_update(*parts) for name, parts in made.items()}
+    if compiled:
+        for name in ("package", "plain"):
+            updates[f"{name}_compiled"] = make_update(*made[name], compiled=True)
+    return updates
+
+
+def take_turns(updates: dict[str, Callable[[], None]], rounds: int, repeats: int) -> dict[str, Any]:
+    times: dict[str, list[float]] = {name: [] for name in updates}
+    for update in updates.values():
+        for _ in range(3):
+            update()
+    for number in range(rounds):
+        for name in list(updates)[:: 1 if number % 2 == 0 else -1]:
+            start = time.perf_counter()
+            for _ in range(repeats):
+                updates[name]()
+            times[name].append((time.perf_counter() - start) / repeats)
+
+    def compare(a: str, b: str) -> float:
+        return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+
+    row: dict[str, Any] = {f"{k}_ms": statistics.median(t) * 1e3 for k, t in times.items()}
+    row |= {f"package_over_{k}": compare("package", k) for k in updates if k != "package"}
+    if "package_compiled" in updates:
+        row["compiled_over_plain_compiled"] = compare("package_compiled", "plain_compiled")
+    return row
+
+
+def plot_rows(rows: list[dict[str, Any]], path: Path) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
+    for axis, kind in zip(axes, ("world model", "policy"), strict=True):
+        chosen = [row for row in rows if row["trained"] == kind]
+        for key in sorted({k for row in chosen for k in row if k.endswith("_ms")}):
+            points = [(row["batch"], row[key]) for row in chosen if key in row]
+            axis.loglog(*zip(*points, strict=True), "o-", label=key.removesuffix("_ms"))
+        axis.set(title=kind, xlabel="batch", ylabel="ms an update")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--batches", type=int, nargs="+", default=[256, 1024])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--compiled", action="store_true", help="measure compiled updates too")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    kinds = {"world model": make_world_model_updates, "policy": make_policy_updates}
+    for batch in options.batches:
+        for kind, make in kinds.items():
+            torch.compiler.reset()
+            found = take_turns(make(batch, options.compiled), options.rounds, options.repeats)
+            rows.append({"trained": kind, "batch": batch, "rounds": options.rounds, **found})
+            print(json.dumps(rows[-1]), flush=True)
+            head = {"versions": record_versions(), "threads": 1, "cores": os.cpu_count()}
+            options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+            plot_rows(rows, options.out.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
