@@ -4,9 +4,10 @@
 
 ``plain`` makes the same update with the same numbers (checked before anything is timed) from
 tensors and ``torch.nn`` alone; ``ensemble`` is the five-member ensemble at the same hidden size,
-``cql`` TorchRL's ``CQLLoss`` of one agent with all observations and actions, and as many draws. An
-update is losses, gradient, clipping, Adam and, for policies, the targets' step. All take turns in
-one process, in an order that alternates; ratios are medians over the rounds.
+``cql`` TorchRL's ``CQLLoss`` of one agent with all observations and actions, and as many draws;
+``looped`` is MACQL with ``deactivate_vmap=True``. An update is losses, gradient, clipping, Adam
+and, for policies, the targets' step. All take turns in one process, in an order that alternates;
+ratios are medians over the rounds.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ def write_plain_world_model(model: LOGOWorldModel, batch: TensorDict) -> Losses:
         deduced = model.deduce(s, agents, action, local.detach())
         decoded = model.decode(s_next)
         with torch.no_grad():
-            missed, missed_next = read - model.decode(s), o_next - decoded
+            missed, missed_next = o - model.decode(s), o_next - decoded
         return (
             F.mse_loss(local, observation_delta)
             + F.mse_loss(deduced.state_delta, state_delta)
@@ -124,7 +125,7 @@ class PlainMACQL(nn.Module):
         hidden = F.linear(hidden, w[2], w[3]).relu()
         loc, scale = F.linear(hidden, w[4], w[5]).chunk(2, -1)
         bias = math.log(math.expm1(1.0 - 1e-2))
-        return loc, F.softplus(scale + bias).clamp_min(1e-2)
+        return loc, F.softplus(scale + bias) + 1e-2
 
     def value(
         self, state: torch.Tensor, action: torch.Tensor, weights: list[torch.Tensor]
@@ -276,13 +277,17 @@ def make_policy_updates(rows: int, compiled: bool) -> dict[str, Callable[[], Non
     torch.manual_seed(0)
     batch = make_batch(rows)
     sizes = {"hidden_sizes": (HIDDEN, HIDDEN)}
-    loss = MACQLLoss(
-        make_gaussian_actor(SPEC, **sizes),
-        make_centralized_critic(SPEC, **sizes),
-        action_spec=SPEC.action_spec(),
-        num_samples=DRAWS,
-        bc_coeff=1.0,
-        gamma=GAMMA,
+    loss, looped = (
+        MACQLLoss(
+            make_gaussian_actor(SPEC, **sizes),
+            make_centralized_critic(SPEC, **sizes),
+            action_spec=SPEC.action_spec(),
+            num_samples=DRAWS,
+            bc_coeff=1.0,
+            gamma=GAMMA,
+            deactivate_vmap=deactivated,
+        )
+        for deactivated in (False, True)
     )
     plain_networks = PlainMACQL(loss)
     plain = write_plain_macql(plain_networks, batch, 1.0)
@@ -302,12 +307,16 @@ def make_policy_updates(rows: int, compiled: bool) -> dict[str, Callable[[], Non
         "package": (
             lambda: sum_losses(loss, batch), list_trained(loss), SoftUpdate(loss, tau=TAU).step
         ),
+        "looped": (
+            lambda: sum_losses(looped, batch), list_trained(looped),
+            SoftUpdate(looped, tau=TAU).step,
+        ),
         "plain": (plain, list_trained(plain_networks), move_plain_targets),
         "cql": (lambda: sum_losses(cql, flat), list_trained(cql), SoftUpdate(cql, tau=TAU).step),
     }  # fmt: skip
     updates = {name: make_update(*parts) for name, parts in made.items()}
     if compiled:
-        for name in ("package", "plain"):
+        for name in ("package", "looped", "plain"):
             updates[f"{name}_compiled"] = make_update(*made[name], compiled=True)
     return updates
 
@@ -329,8 +338,12 @@ def take_turns(updates: dict[str, Callable[[], None]], rounds: int, repeats: int
 
     row: dict[str, Any] = {f"{k}_ms": statistics.median(t) * 1e3 for k, t in times.items()}
     row |= {f"package_over_{k}": compare("package", k) for k in updates if k != "package"}
-    if "package_compiled" in updates:
-        row["compiled_over_plain_compiled"] = compare("package_compiled", "plain_compiled")
+    for name in ("package", "looped"):
+        if f"{name}_compiled" in updates:
+            row[f"{name}_compiled_over_plain_compiled"] = compare(
+                f"{name}_compiled", "plain_compiled"
+            )
+            row[f"{name}_compiled_over_eager"] = compare(f"{name}_compiled", name)
     return row
 
 
@@ -347,7 +360,8 @@ def plot_rows(rows: list[dict[str, Any]], path: Path) -> None:
             points = [(row["batch"], row[key]) for row in chosen if key in row]
             axis.loglog(*zip(*points, strict=True), "o-", label=key.removesuffix("_ms"))
         axis.set(title=kind, xlabel="batch", ylabel="ms an update")
-        axis.legend(fontsize=7)
+        if chosen:
+            axis.legend(fontsize=7)
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

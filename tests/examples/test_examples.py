@@ -21,6 +21,7 @@ COMMANDS = {
         *("--model-updates", "20"),
         *("--policy-updates", "250"),
     ],
+    "train_data_parallel.py": ["--steps", "10", "--batch-size", "64"],
     "train_world_model.py": ["quality=random", "steps=20", "hidden_size=16", "out=model.pt"],
     "train_behaviour.py": [
         *("--minutes", "0.01", "--num-envs", "8", "--rollout-steps", "20", "--minibatch", "32"),
@@ -77,6 +78,7 @@ def test_example_runs(script: str, folder: Path) -> None:
         "collect_dataset.py": "return",
         "import_components.py": "final return",
         "inspect_dataset.py": "same content (dataset): 2 of 2 episodes",
+        "train_data_parallel.py": "world model: held-out loss",
         "train_world_model.py": "one_step/state_error",
         "train_behaviour.py": "expert",
         "train_logo.py": "MLflow run",
