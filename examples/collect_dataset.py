@@ -21,6 +21,7 @@ from hydra.core.config_store import ConfigStore
 from torchrl_logo.data import OfflineDataset, collect, load_dataset
 from torchrl_logo.data.behaviour_policies import load_behaviour_policy
 from torchrl_logo.envs import make_env
+from torchrl_logo.mistakes import explain_mistakes
 
 
 @dataclasses.dataclass
@@ -69,6 +70,7 @@ def collect_dataset(config: CollectionConfig) -> OfflineDataset:
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="collect_dataset")
+@explain_mistakes
 def main(config: CollectionConfig) -> None:
     torch.set_num_threads(1)  # the simulators' tensors are small: one thread is fastest
     print(collect_dataset(config))

@@ -20,22 +20,32 @@ import torch
 
 from torchrl_logo.data import load_dataset
 from torchrl_logo.data.reference_returns import reference_returns
+from torchrl_logo.mistakes import explain_mistakes
 from torchrl_logo.trainers import train_tracked
 
 METHODS = ("bc", "macql", "logo")
+
+
+def positive(text: str) -> int:
+    """Looked at here, and not only in the processes that train."""
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, found {text}")
+    return int(text)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="vmas/balance", help="a task with embedded data")
     parser.add_argument("--quality", default="medium-replay")
-    parser.add_argument("--steps", type=int, default=6000, help="policy updates of MACQL and LOGO")
-    parser.add_argument("--bc-steps", type=int, default=3000)
-    parser.add_argument("--world-model-steps", type=int, default=3000)
-    parser.add_argument("--episodes", type=int, default=128, help="of the final evaluation")
+    parser.add_argument(
+        "--steps", type=positive, default=6000, help="policy updates of MACQL and LOGO"
+    )
+    parser.add_argument("--bc-steps", type=positive, default=3000)
+    parser.add_argument("--world-model-steps", type=positive, default=3000)
+    parser.add_argument("--episodes", type=positive, default=128, help="of the final evaluation")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs") / "demo")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--processes", type=positive, default=min(2, os.cpu_count() or 1))
     return parser.parse_args()
 
 
@@ -80,6 +90,7 @@ def train_all(args: argparse.Namespace) -> dict[str, dict]:
     return trained
 
 
+@explain_mistakes
 def main() -> None:
     args = parse_arguments()
     start = time.monotonic()

@@ -18,10 +18,12 @@ from torchrl.objectives import SoftUpdate
 from torchrl_logo.data import UncertaintySampler, load_dataset, real_and_imagined_buffer
 from torchrl_logo.envs import ImaginedEnv, make_env
 from torchrl_logo.evaluation import evaluate
+from torchrl_logo.mistakes import explain_mistakes
 from torchrl_logo.modules import LOGOWorldModel, make_centralized_critic, make_gaussian_actor
 from torchrl_logo.objectives import LOGOWorldModelLoss, MACQLLoss
 
 
+@explain_mistakes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--task", default="vmas/balance")

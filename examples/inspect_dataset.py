@@ -22,6 +22,7 @@ from torchrl_logo.data import TaskSpec, load_dataset
 from torchrl_logo.data.accidents import find_accidents
 from torchrl_logo.data.card import make_card
 from torchrl_logo.envs import make_env
+from torchrl_logo.mistakes import explain_mistakes
 from torchrl_logo.record.dataset_plots import plot_dataset
 
 
@@ -45,6 +46,7 @@ ConfigStore.instance().store(name="inspect_dataset", node=InspectionConfig)
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="inspect_dataset")
+@explain_mistakes
 def main(config: InspectionConfig) -> None:
     torch.set_num_threads(1)
     dataset = load_dataset(config.dataset, **config.options)

@@ -44,6 +44,7 @@ from torchrl.objectives.value import GAE
 from torchrl_logo.data.behaviour_policies import make_behaviour_actor
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.envs import make_env
+from torchrl_logo.mistakes import explain_mistakes
 from torchrl_logo.modules.normalizer import Normalizer
 
 BEHAVIOUR_ROOT = Path(__file__).resolve().parents[1] / "torchrl_logo" / "data" / "behaviour"
@@ -221,6 +222,7 @@ class RunningFit:
                 normalizer.fit(torch.cat(self.seen[key]))
 
 
+@explain_mistakes
 def main() -> None:
     args = parse_arguments()
     torch.set_num_threads(args.threads)
@@ -247,6 +249,10 @@ def main() -> None:
     gae = GAE(gamma=args.gamma, lmbda=args.lmbda, value_network=critic)
     optimizer = torch.optim.Adam(loss.parameters(), lr=args.lr)
     frames = args.num_envs * (args.rollout_steps or env.max_steps)
+    if not 0 < args.minibatch <= frames:
+        raise ValueError(
+            f"--minibatch must be in [1, {frames}], the frames of a batch; found {args.minibatch}."
+        )
     minibatches = TensorDictReplayBuffer(
         storage=LazyTensorStorage(frames),
         sampler=SamplerWithoutReplacement(),

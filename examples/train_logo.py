@@ -17,6 +17,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from torchrl_logo.data import load_dataset
+from torchrl_logo.mistakes import explain_mistakes
 from torchrl_logo.trainers import TrackedResult, TrainingInterrupted, train_tracked
 
 
@@ -78,6 +79,7 @@ def train(config: TrainingConfig) -> TrackedResult:
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="train_logo")
+@explain_mistakes
 def main(config: Any) -> float:
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, TrainingConfig)

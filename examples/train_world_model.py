@@ -16,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from torchrl_logo.data import load_dataset
+from torchrl_logo.mistakes import explain_mistakes
 from torchrl_logo.modules import EnsembleWorldModel, JointWorldModel, LOGOWorldModel
 from torchrl_logo.record import MLflowRun, log_world_model_figures
 from torchrl_logo.trainers import WorldModelTrainer
@@ -82,6 +83,7 @@ def train(config: WorldModelConfig) -> dict[str, float]:
 
 
 @hydra.main(version_base="1.3", config_path=None, config_name="train_world_model")
+@explain_mistakes
 def main(config: Any) -> float:
     settings = OmegaConf.to_object(config)
     assert isinstance(settings, WorldModelConfig)

@@ -85,7 +85,7 @@ def load_weights(path: str | Path, *, device: torch.device | str | None = None) 
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"There is no file {path}.")
+        raise FileNotFoundError(f"There is no file {path}. Is the path complete?")
     if not path.is_file():
         raise ValueError(f"{path}: expected a file of weights, found something else.")
     content = path.read_bytes()

@@ -135,5 +135,6 @@ def test_match_names_what_differs() -> None:
         CONTINUOUS.require_match(other, "The thing")
     assert str(error.value) == (
         "The thing belongs to another task: state_size: expected 4, found 9; "
-        "task: expected 'a/b', found 'a/c'."
+        "task: expected 'a/b', found 'a/c'. Take one of the same task, or make what uses it for "
+        "this one."
     )

@@ -84,9 +84,3 @@ def test_example_runs(script: str, folder: Path) -> None:
         "train_logo.py": "MLflow run",
     }
     assert expected[script] in done.stdout
-
-
-def test_a_mistake_is_named(folder: Path) -> None:
-    done = run("train_logo.py", ["method=mcql", "quality=random"], folder)
-    assert done.returncode != 0
-    assert "No method 'mcql'. Nearest: macql" in done.stdout + done.stderr

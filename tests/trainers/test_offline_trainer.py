@@ -357,7 +357,7 @@ def test_a_loss_module_can_be_given(dataset: OfflineDataset) -> None:
     ("changes", "message"),
     [
         ({"method": "logi"}, "No method 'logi'. Nearest: logo"),
-        ({"steps": 0}, "steps must be at least 1, found 0"),
+        ({"steps": 0}, "steps must be a positive integer, found 0"),
         ({"batch_size": 0}, "batch_size"),
         ({"log_interval": 0}, "log_interval"),
         ({"reward_scale": -1.0}, "reward_scale must be positive"),

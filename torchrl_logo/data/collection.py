@@ -12,6 +12,7 @@ from tensordict import TensorDictBase
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
 
+from torchrl_logo.argument_checks import MissingKeyError, require_type
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
@@ -89,10 +90,19 @@ def collect(
         >>> dataset.metadata.hash == collect(env, None, 500, seed=0).metadata.hash
         True
     """
+    require_type(env, EnvBase, "env", "torchrl_logo.envs.make_env")
     if frames < 1:
         raise ValueError(f"collect needs a positive number of frames, found {frames}.")
     if root is not None and Path(root).exists():
-        raise FileExistsError(f"Cannot save a dataset to {root}: it exists already.")
+        raise FileExistsError(
+            f"Cannot save a dataset to {root}: it exists already. Choose another folder, or "
+            "remove it."
+        )
+    if isinstance(policy, str):
+        raise TypeError(
+            f"policy must act on a TensorDict, found the name {policy!r}: pass "
+            "load_behaviour_policy(task, name) for a shipped policy, None for random actions."
+        )
     mixture = list(policy) if isinstance(policy, Sequence) else [(policy, 1.0)]
     shares = [share for _, share in mixture]
     if not mixture or min(shares) <= 0:
@@ -177,7 +187,7 @@ def _run_round(
     keys = [k for k in layout_shapes(spec) if k not in ("episode", "step")]
     lacking = [k for k in keys if rollout.get(k, None) is None]
     if lacking:
-        raise KeyError(f"The environment's rollouts lack {lacking}.")
+        raise MissingKeyError(f"The environment's rollouts lack {lacking}.")
     rollout = rollout.select(*keys).cpu()
     rollout = rollout.reshape(-1, rollout.shape[-1])  # [E, T]
     done = rollout["next", "done"].squeeze(-1)

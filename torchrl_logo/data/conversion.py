@@ -15,6 +15,7 @@ import torch
 from tensordict import TensorDict
 from tqdm import tqdm
 
+from torchrl_logo.argument_checks import require_arguments
 from torchrl_logo.data.dataset import OfflineDataset, write_metadata
 from torchrl_logo.data.formats.reader import EpisodeReader, find_reader
 from torchrl_logo.data.mapped_files import file_of, write_rows
@@ -122,7 +123,9 @@ def convert_dataset(
         raise ValueError(f"memory must be a positive number of bytes, found {memory}.")
     if root.exists():
         raise FileExistsError(f"Cannot convert to {root}: it exists already.")
-    reader = find_reader(path, format)(path, **options)
+    kind = find_reader(path, format)
+    require_arguments(options, kind, f"The reader of the format {kind.format!r}")
+    reader = kind(path, **options)
     try:
         spec = _find_spec(task, reader)
         if reference is None and spec.task is not None:

@@ -14,6 +14,7 @@ import torch
 from tensordict import TensorDictBase
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
+from torchrl_logo.argument_checks import find_device
 from torchrl_logo.data.contained_files import require_contained
 from torchrl_logo.data.episode_storage import EpisodeStorage
 from torchrl_logo.data.json_files import read_json
@@ -98,7 +99,12 @@ class OfflineDataset(TensorDictReplayBuffer):
         device: torch.device | str = "cpu",
         **kwargs: Any,
     ) -> None:
-        device = torch.device(device)
+        device = find_device(device)
+        if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+            raise ValueError(
+                f"batch_size must be a positive integer, or None to pass one to sample(), found "
+                f"{batch_size!r}."
+            )
         if device.type == "cpu":
             data = data if mapped or data.is_memmap() else data.memmap()
         else:
@@ -223,7 +229,9 @@ class OfflineDataset(TensorDictReplayBuffer):
             raise ValueError(f"split needs a fraction between 0 and 1, found {fraction!r}.")
         episodes = len(self.episode_starts)
         if episodes < 2:
-            raise ValueError(f"split needs at least 2 episodes, found {episodes}.")
+            raise ValueError(
+                f"split needs at least 2 episodes, found {episodes}: collect or load more of them."
+            )
         first = min(max(round(fraction * episodes), 1), episodes - 1)
         order = torch.randperm(episodes, generator=torch.Generator().manual_seed(seed))
         in_first = torch.zeros(episodes, dtype=torch.bool)
@@ -282,7 +290,7 @@ class OfflineDataset(TensorDictReplayBuffer):
             if not windows.any():
                 raise ValueError(
                     f"No episode has the {length} steps asked for; the longest has "
-                    f"{int(self.episode_lengths.max())}."
+                    f"{int(self.episode_lengths.max())}: choose a smaller length."
                 )
             self._window_ends[length] = windows.cumsum(0)
         ends = self._window_ends[length]
@@ -335,7 +343,10 @@ class OfflineDataset(TensorDictReplayBuffer):
         """
         path = Path(path)
         if not (path / "metadata.json").is_file():
-            raise FileNotFoundError(f"No dataset in {path}: metadata.json is missing.")
+            raise FileNotFoundError(
+                f"No dataset in {path}: metadata.json is missing. OfflineDataset.save writes such "
+                "a folder; load_dataset opens named datasets and other formats."
+            )
         require_contained(path)
         metadata = _read_metadata(path / "metadata.json")
         data = map_tensordict(path / "data")
@@ -491,7 +502,10 @@ def _describe(
 
 def _require_absent(path: Path) -> None:
     if path.exists():
-        raise FileExistsError(f"Cannot save a dataset to {path}: it exists already.")
+        raise FileExistsError(
+            f"Cannot save a dataset to {path}: it exists already. Choose another folder, or "
+            "remove it."
+        )
 
 
 def _dump_metadata(folder: Path, metadata: DatasetMetadata) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from torchrl_logo.argument_checks import find_device, require_type
 from torchrl_logo.data.behaviour_policies import (
     behaviour_digest,
     behaviour_tasks,
@@ -109,6 +110,10 @@ def load_dataset(
         ...
         ValueError: No dataset 'vmas/balanse-medium'. ...
     """
+    require_type(name_or_path, (str, Path), "name_or_path", "available_datasets()")
+    if type(frames) is not int or frames < 1:
+        raise ValueError(f"frames must be a positive integer, found {frames!r}.")
+    find_device(device)  # before anything is collected
     opening: dict[str, Any] = {"batch_size": batch_size, "device": device, "verify": verify}
     name = str(name_or_path)
     names = available_datasets()

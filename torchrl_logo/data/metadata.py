@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.data.reference_returns import ReferenceReturns
 from torchrl_logo.data.task_spec import TaskSpec
 
@@ -77,7 +78,7 @@ class DatasetMetadata(Mapping[str, Any]):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self.__dataclass_fields__:
-            raise KeyError(f"No metadata {key!r}; expected one of {list(self)}.")
+            raise MissingKeyError(f"No metadata {key!r}; expected one of {list(self)}.")
         return getattr(self, key)
 
     def __iter__(self) -> Iterator[str]:

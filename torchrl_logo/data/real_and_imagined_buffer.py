@@ -11,6 +11,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase, unravel_key
 from torchrl.data import ReplayBufferEnsemble, TensorDictReplayBuffer
 
+from torchrl_logo.argument_checks import MissingKeyError, require_type
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.mapped_files import count_bytes
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
@@ -111,8 +112,11 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
     ) -> None:
         if not 0.0 <= real_fraction <= 1.0:
             raise ValueError(f"real_fraction must be within 0 and 1, found {real_fraction!r}.")
+        how = "TensorDictReplayBuffer(storage=..., sampler=UncertaintySampler(...))"
+        require_type(real, TensorDictReplayBuffer, "real", "load_dataset")
+        require_type(imagined, TensorDictReplayBuffer, "imagined", how)
         if not len(real):
-            raise ValueError("The real buffer is empty.")
+            raise ValueError("The real buffer is empty, expected transitions: extend() it first.")
         for name, member in (("real", real), ("imagined", imagined)):
             if member.storage.ndim != 1:
                 raise ValueError(
@@ -127,7 +131,10 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
         self._real_shapes = _describe(real[:1])
         missing = [key for key in self._required if key not in self._real_shapes]
         if missing:
-            raise KeyError(f"The real buffer lacks {missing}; it has {list(self._real_shapes)}.")
+            raise MissingKeyError(
+                f"The real buffer lacks {missing}; it has {list(self._real_shapes)}. Add "
+                "the entries, or name other required_keys."
+            )
         # Found when both buffers have data.
         self._shared_keys: list[NestedKey] | None = None
         super().__init__(real, imagined, sample_from_all=True, batch_size=batch_size)
@@ -176,7 +183,7 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
         priority_key = unravel_key(self.imagined.priority_key)
         if isinstance(self.imagined.sampler, UncertaintySampler):
             if priority_key not in shapes:
-                raise KeyError(
+                raise MissingKeyError(
                     f"Imagined transitions need their uncertainty, key {priority_key!r}; found "
                     f"{list(shapes)}."
                 )
@@ -345,7 +352,9 @@ class RealAndImaginedBuffer(ReplayBufferEnsemble):
             expected, found = self._real_shapes.get(key), shapes.get(key)
             if expected is None or found is None:
                 owner = "real" if expected is None else "imagined"
-                raise KeyError(f"The {owner} transitions lack {key!r}, which the others have.")
+                raise MissingKeyError(
+                    f"The {owner} transitions lack {key!r}, which the others have."
+                )
             if expected != found:
                 raise ValueError(
                     f"Imagined transitions, key {key!r}: expected {_show(expected)} as in the "

@@ -10,6 +10,8 @@ import torch
 from torchrl.data import Bounded, Categorical, Composite, TensorSpec, Unbounded
 from torchrl.envs import EnvBase
 
+from torchrl_logo.argument_checks import MissingKeyError
+
 __all__ = ["LARGEST_SIZE", "TaskSpec"]
 
 #: Sizes of a task above this one are taken for damage to a file.
@@ -124,7 +126,7 @@ class TaskSpec:
         }
         for key, value in required.items():
             if value is None:
-                raise KeyError(
+                raise MissingKeyError(
                     f"The environment has no entry {key!r}; found {sorted(found)}. "
                     "Environments must follow the package's layout (see make_env)."
                 )
@@ -212,7 +214,10 @@ class TaskSpec:
             listed = "; ".join(
                 f"{n}: expected {getattr(self, n)!r}, found {getattr(other, n)!r}" for n in wrong
             )
-            raise ValueError(f"{what} belongs to another task: {listed}.")
+            raise ValueError(
+                f"{what} belongs to another task: {listed}. Take one of the same task, or make "
+                "what uses it for this one."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as JSON holds it."""

@@ -33,6 +33,7 @@ class DatasetError(ValueError):
         key (NestedKey): the key at fault, or ``"dataset"``.
         expected (str): what the layout asks for.
         found (str): what is there.
+        hint (str, optional): what to do about it.
 
     Examples:
         >>> raise DatasetError(("next", "reward"), "float32", "float64")
@@ -42,11 +43,13 @@ class DatasetError(ValueError):
 found float64.
     """
 
-    def __init__(self, key: NestedKey, expected: str, found: str) -> None:
+    def __init__(self, key: NestedKey, expected: str, found: str, hint: str = "") -> None:
         self.key = key if isinstance(key, str) else "/".join(key)
         self.expected = expected
         self.found = found
-        super().__init__(f"Dataset key {self.key!r}: expected {expected}, found {found}.")
+        super().__init__(
+            f"Dataset key {self.key!r}: expected {expected}, found {found}.{hint and ' '}{hint}"
+        )
 
 
 def layout_shapes(

@@ -12,6 +12,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs.model_based import ModelBasedEnvBase
 
+from torchrl_logo.argument_checks import MissingKeyError, require_type
 from torchrl_logo.modules.accumulated_uncertainty import accumulate_uncertainty
 from torchrl_logo.modules.world_model import WorldModel
 
@@ -103,6 +104,12 @@ class ImaginedEnv(ModelBasedEnvBase):
         seed: int | None = None,
         device: torch.device | str | None = None,
     ) -> None:
+        require_type(world_model, WorldModel, "world_model", "LOGOWorldModel.from_dataset(dataset)")
+        if termination is not None and not callable(termination):
+            raise TypeError(
+                f"termination must be a rule, or None to have the model predict ends; found "
+                f"{termination!r}. known_termination(task) gives the rule of a task."
+            )
         if horizon < 1:
             raise ValueError(f"horizon must be at least 1, found {horizon}.")
         if clamp_margin is not None and not clamp_margin >= 0:
@@ -146,8 +153,9 @@ class ImaginedEnv(ModelBasedEnvBase):
         for key, shape in shapes.items():
             value = data.get(key, None)
             if value is None:
-                raise KeyError(
-                    f"start_states lack {key!r}; found {sorted(map(str, data.keys(True, True)))}."
+                raise MissingKeyError(
+                    f"start_states lack {key!r}; found {sorted(map(str, data.keys(True, True)))}: "
+                    "pass an OfflineDataset, or rows with all of the model's inputs."
                 )
             if tuple(value.shape[1:]) != shape:
                 raise ValueError(
@@ -267,7 +275,7 @@ class ImaginedEnv(ModelBasedEnvBase):
                 key for key in self.world_model.out_keys if transition.get(key, None) is None
             ]
             if missing:
-                raise KeyError(
+                raise MissingKeyError(
                     f"The world model did not write {missing}; found "
                     f"{sorted(map(str, transition.keys(True, True)))}."
                 )

@@ -9,6 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Categorical, Composite, Unbounded
 from torchrl.envs.model_based import ModelBasedEnvBase
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWorldModel
 
 __all__ = ["LatentImaginedEnv"]
@@ -97,9 +98,9 @@ class LatentImaginedEnv(ModelBasedEnvBase):
         for key, shape in shapes.items():
             value = start_latents.get(key, None)
             if value is None:
-                raise KeyError(
+                raise MissingKeyError(
                     f"start_latents lack {key!r}; found "
-                    f"{sorted(map(str, start_latents.keys(True, True)))}."
+                    f"{sorted(map(str, start_latents.keys(True, True)))}: infer_latents makes them."
                 )
             if tuple(value.shape[1:]) != shape:
                 raise ValueError(

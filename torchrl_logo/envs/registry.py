@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torchrl.envs import EnvBase
 
+from torchrl_logo.argument_checks import find_device
+
 __all__ = ["available_tasks", "make_env"]
 
 
@@ -96,5 +98,10 @@ def make_env(
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
         unknown = sorted(set(options) - set(known))
         if unknown:
-            raise TypeError(f"Tasks of {prefix!r} take no option {', '.join(unknown)}.")
+            own = sorted(set(known) - {"name", "num_envs", "device", "seed"})
+            raise TypeError(
+                f"Tasks of {prefix!r} take no option {', '.join(unknown)}; beside num_envs, device "
+                f"and seed they take: {', '.join(own) or 'none'}."
+            )
+    find_device(device)
     return module.build_env(name, num_envs=num_envs, device=device, seed=seed, **options)

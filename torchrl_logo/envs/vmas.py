@@ -274,7 +274,16 @@ class VmasTeamEnv(VmasEnv):
         return self._read(observations, terminated)
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
-        actions = list(tensordict.get(("agents", "action")).unbind(dim=1))
+        action = tensordict.get(("agents", "action"), None)
+        size = self._env.get_agent_action_size(self.agents[0])
+        expected = (*self.batch_size, len(self.agents), size)
+        if action is None or tuple(action.shape) != expected:
+            found = "none" if action is None else f"shape {tuple(action.shape)}"
+            raise ValueError(
+                f"{self.task} expected ('agents', 'action') of shape {expected}, found {found}. A "
+                "policy of this task, or rand_action(), writes it."
+            )
+        actions = list(action.unbind(dim=1))
         with self._own_random_state():
             observations, rewards, terminated, _ = self._env.step(actions)
         out = self._read(observations, terminated)

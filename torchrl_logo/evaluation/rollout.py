@@ -21,6 +21,7 @@ from torchrl.envs import (
 )
 from torchrl.modules.utils import get_primers_from_module
 
+from torchrl_logo.argument_checks import require_type
 from torchrl_logo.evaluation.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -156,6 +157,12 @@ def evaluate(
         >>> evaluation.lengths
         tensor([200, 200, 200, 200])
     """
+    if not callable(policy):
+        raise TypeError(
+            f"policy must act on a TensorDict, found {policy!r} ({type(policy).__name__}): pass a "
+            "trained policy, such as OfflineTrainer(...).train().policy."
+        )
+    require_type(task_or_env, (str, EnvBase), "task_or_env", "torchrl_logo.envs.make_env")
     if not isinstance(episodes, int) or episodes < 1:
         raise ValueError(f"episodes must be a positive integer, found {episodes!r}.")
     policy_device = _find_device(policy)

@@ -72,6 +72,9 @@ def interquartile_mean(scores: npt.ArrayLike, axis: int | None = None) -> Any:
         scores (array-like): of any shape.
         axis (int, optional): where to take the mean. Defaults to all scores at once.
 
+    Raises:
+        ValueError: if there are no scores.
+
     Examples:
         >>> float(interquartile_mean([0.0, 10.0, 20.0, 90.0]))
         15.0
@@ -79,6 +82,11 @@ def interquartile_mean(scores: npt.ArrayLike, axis: int | None = None) -> Any:
     array = np.asarray(scores, dtype=np.float64)
     if axis is None:
         array, axis = array.reshape(-1), 0
+    if not array.size:
+        raise ValueError(
+            f"interquartile_mean expected scores, found none (shape {list(array.shape)}): pass "
+            "one a run."
+        )
     cut = array.shape[axis] // 4
     middle = np.sort(array, axis=axis).take(range(cut, array.shape[axis] - cut), axis=axis)
     return middle.mean(axis=axis)
@@ -259,10 +267,12 @@ def _as_scores(name: str, value: npt.ArrayLike) -> FloatArray:
     if array.ndim != 2 or not array.size:
         raise ValueError(
             f"Scores of {name!r}: expected shape [seeds, datasets] or [seeds], found "
-            f"{list(array.shape)}."
+            f"{list(np.shape(value))}. Pass the final score of each run."
         )
     if array.shape[0] < 2:
-        raise ValueError(f"Scores of {name!r}: an interval needs at least 2 seeds, found 1.")
+        raise ValueError(
+            f"Scores of {name!r}: an interval needs at least 2 seeds, found 1: run more."
+        )
     if not np.isfinite(array).all():
         raise ValueError(
             f"Scores of {name!r}: expected finite numbers, found "

@@ -60,6 +60,13 @@ def imagine_open_loop(world_model: WorldModel, windows: TensorDictBase) -> Tenso
         ``"uncertainty"`` of each step, ``"termination_logit"`` and, for discrete actions,
         ``"action_mask_logit"``.
     """
+    if windows.ndim != 2:
+        raise ValueError(
+            f"imagine_open_loop expected windows [W, L], found batch size "
+            f"{tuple(windows.batch_size)}: dataset.sample_sequences(W, L) draws some."
+        )
+    # Named here: the networks below would speak of sizes of matrices.
+    world_model.read_inputs(windows)
     keys = world_model.tensor_keys
     state, observation = windows.get(keys.state)[:, 0], windows.get(keys.observation)[:, 0]
     actions = windows.get(keys.action)
@@ -115,7 +122,9 @@ def trace_open_loop(
     keys = world_model.tensor_keys
     starts = find_windows(data.get("episode"), horizon)
     if not len(starts):
-        raise ValueError(f"No held-out episode has the {horizon} steps of the horizon.")
+        raise ValueError(
+            f"No held-out episode has the {horizon} steps of the horizon: choose a smaller horizon."
+        )
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randperm(len(starts), generator=generator)[:windows].to(starts.device)
     rows = starts[chosen].unsqueeze(-1) + torch.arange(horizon, device=starts.device)

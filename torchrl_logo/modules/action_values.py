@@ -54,7 +54,8 @@ def make_action_value_network(
     """
     if not spec.discrete:
         raise ValueError(
-            "make_action_value_network needs discrete actions; the task's are continuous."
+            "make_action_value_network needs discrete actions; the task's are continuous: see "
+            "make_agent_critic."
         )
     network: nn.Module = DecentralizedMLP(
         spec.observation_size,

@@ -13,6 +13,7 @@ from tensordict.nn import (
 )
 from torch import nn
 
+from torchrl_logo.argument_checks import require_type
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.normalizer import Normalizer
@@ -106,10 +107,15 @@ def require_finite_bounds(spec: TaskSpec, reader: str) -> None:
         >>> require_finite_bounds(spec, "make_gaussian_actor")
         Traceback (most recent call last):
         ...
-        ValueError: make_gaussian_actor needs continuous actions; the task's are discrete.
+        ValueError: make_gaussian_actor needs continuous actions; the task's are discrete: see \
+make_categorical_actor.
     """
+    require_type(spec, TaskSpec, "spec", "dataset.spec or TaskSpec.from_env(env)")
     if spec.discrete:
-        raise ValueError(f"{reader} needs continuous actions; the task's are discrete.")
+        raise ValueError(
+            f"{reader} needs continuous actions; the task's are discrete: see "
+            "make_categorical_actor."
+        )
     if not all(map(math.isfinite, (*spec.action_low, *spec.action_high))):
         raise ValueError(
             f"{reader} needs finite action bounds, found low={spec.action_low}, "

@@ -98,7 +98,10 @@ def make_agent_critic(
         [('agents', 'state_action_value')]
     """
     if spec.discrete:
-        raise ValueError("make_agent_critic needs continuous actions; the task's are discrete.")
+        raise ValueError(
+            "make_agent_critic needs continuous actions; the task's are discrete: see "
+            "make_action_value_network."
+        )
     return TensorDictModule(
         AgentCritic(
             spec.observation_size + spec.action_size,

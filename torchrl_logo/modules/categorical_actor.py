@@ -12,6 +12,7 @@ from tensordict.nn import (
 )
 from torch import nn
 
+from torchrl_logo.argument_checks import require_type
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
@@ -62,9 +63,11 @@ def make_categorical_actor(
         >>> actor(data)["agents", "action"][0]
         tensor([2, 2, 2])
     """
+    require_type(spec, TaskSpec, "spec", "dataset.spec or TaskSpec.from_env(env)")
     if not spec.discrete:
         raise ValueError(
-            "make_categorical_actor needs discrete actions; the task's are continuous."
+            "make_categorical_actor needs discrete actions; the task's are continuous: see "
+            "make_gaussian_actor."
         )
     layers: list[nn.Module] = [] if normalizer is None else [normalizer]
     layers.append(

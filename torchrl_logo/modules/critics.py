@@ -93,7 +93,10 @@ def make_centralized_critic(
         ['state_action_value']
     """
     if spec.discrete:
-        raise ValueError("make_centralized_critic needs continuous actions.")
+        raise ValueError(
+            "make_centralized_critic needs continuous actions; the task's are discrete: see "
+            "make_action_value_network and make_mixer."
+        )
     return TensorDictModule(
         CentralizedCritic(
             spec.state_size,

@@ -82,7 +82,18 @@ class DecentralizedMLP(MultiAgentMLP):
         self.__dict__["_made_params"] = params
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Outputs ``[*, N, n_agent_outputs]`` of inputs ``[*, N, n_agent_inputs]``."""
+        """Outputs ``[*, N, n_agent_outputs]`` of inputs ``[*, N, n_agent_inputs]``.
+
+        Raises:
+            ValueError: if the inputs' features are not those that the network was made for.
+        """
+        found = sum(value.shape[-1] for value in inputs)
+        if found != self.n_agent_inputs:
+            raise ValueError(
+                f"The network was made for {self.n_agents} agents with {self.n_agent_inputs} "
+                f"features each, found inputs of shapes {[tuple(i.shape) for i in inputs]}: it "
+                "belongs to another task. Load or make one for this."
+            )
         if self.share_params:
             return self._empty_net(torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0])
         return super().forward(*inputs)

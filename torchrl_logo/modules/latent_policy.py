@@ -19,6 +19,7 @@ from torchrl.data import Unbounded
 from torchrl.envs import ExplorationType, TensorDictPrimer
 from torchrl.envs.utils import exploration_type
 
+from torchrl_logo.argument_checks import MissingKeyError, require_type
 from torchrl_logo.modules.actors import require_finite_bounds
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
@@ -69,6 +70,8 @@ def make_latent_actor(
         >>> actor(data)["agents", "action"][0]
         tensor([2, 2])
     """
+    how = "RecurrentLatentWorldModel(spec)"
+    require_type(world_model, RecurrentLatentWorldModel, "world_model", how)
     spec = world_model.spec
     if not spec.discrete:
         require_finite_bounds(spec, "make_latent_actor")
@@ -163,7 +166,7 @@ class LatentPolicy(TensorDictModuleBase):
         """Acts one step."""
         missing = [key for key in self.in_keys if tensordict.get(key, None) is None]
         if missing:
-            raise KeyError(
+            raise MissingKeyError(
                 f"LatentPolicy reads {missing}, which are missing; found "
                 f"{sorted(map(str, tensordict.keys(True, True)))}. In an environment, "
                 "torchrl.envs.InitTracker marks first steps, and the primer that "

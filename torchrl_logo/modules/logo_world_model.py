@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torchrl.modules import MLP
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.input_scales import split_into_scales
 from torchrl_logo.modules.world_model import Prediction, WorldModel, next_key
@@ -310,7 +311,7 @@ class LOGOWorldModel(WorldModel):
         state, observation, action = self.read_inputs(tensordict)
         next_observation = tensordict.get(next_key(keys.observation), None)
         if next_observation is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"deduce_global reads {next_key(keys.observation)!r}, which is missing: call "
                 "predict_local first."
             )

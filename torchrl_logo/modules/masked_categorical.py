@@ -38,6 +38,11 @@ class MaskedCategorical(D.Categorical):
     """
 
     def __init__(self, logits: torch.Tensor, mask: torch.Tensor) -> None:
+        if mask is None:
+            raise ValueError(
+                "MaskedCategorical expected a mask of available actions, found none: policies for "
+                "discrete actions read ('agents', 'action_mask'), true everywhere if all are."
+            )
         if mask.dtype is not torch.bool:
             raise ValueError(f"MaskedCategorical expected a mask of bool, found {mask.dtype}.")
         if mask.shape != logits.shape:

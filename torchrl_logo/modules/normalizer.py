@@ -94,7 +94,16 @@ class Normalizer(nn.Module):
         self.fitted.fill_(True)
 
     def normalize(self, x: torch.Tensor) -> torch.Tensor:
-        """Standardises ``x`` ``[*, size]``."""
+        """Standardises ``x`` ``[*, size]``.
+
+        Raises:
+            ValueError: if ``x`` has another number of features.
+        """
+        if x.shape[-1] != self.mean.shape[0]:
+            raise ValueError(
+                f"The network was made for {self.mean.shape[0]} features, found {x.shape[-1]} "
+                f"(shape {tuple(x.shape)}): it belongs to another task. Load or make one for this."
+            )
         return (x - self.mean) * self.inverse_scale
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

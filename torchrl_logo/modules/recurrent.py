@@ -20,6 +20,7 @@ from torchrl.data import Unbounded
 from torchrl.envs import TensorDictPrimer
 from torchrl.modules import recurrent_mode
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.actors import require_finite_bounds
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
@@ -220,7 +221,7 @@ class RecurrentNetwork(TensorDictModuleBase):
         batch_size, name = tensordict.batch_size, type(self).__name__
         missing = [key for key in self.in_keys if tensordict.get(key, None) is None]
         if missing:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{name} reads {missing}, which are missing; found "
                 f"{sorted(map(str, tensordict.keys(True, True)))}. In an environment, "
                 "torchrl.envs.InitTracker marks first steps."
@@ -248,7 +249,7 @@ class RecurrentNetwork(TensorDictModuleBase):
             states = self.gru.unroll(inputs, is_init.squeeze(-1), start)  # [*, T, N, H]
         else:
             if hidden is None:
-                raise KeyError(
+                raise MissingKeyError(
                     f"{name} acts step by step and needs its state {self.state_key!r}, which is "
                     "missing: the primer that torchrl.modules.utils.get_primers_from_module "
                     "makes of a policy gives it to an environment."
@@ -369,7 +370,8 @@ def make_recurrent_categorical_actor(
     """
     if not spec.discrete:
         raise ValueError(
-            "make_recurrent_categorical_actor needs discrete actions; the task's are continuous."
+            "make_recurrent_categorical_actor needs discrete actions; the task's are continuous: "
+            "see make_recurrent_gaussian_actor."
         )
     network = _make_recurrent_network(
         spec,
@@ -502,7 +504,8 @@ def make_recurrent_action_value_network(
     """
     if not spec.discrete:
         raise ValueError(
-            "make_recurrent_action_value_network needs discrete actions; the task's are continuous."
+            "make_recurrent_action_value_network needs discrete actions; the task's are "
+            "continuous: see make_agent_critic."
         )
     return _make_recurrent_network(
         spec,

@@ -65,7 +65,8 @@ class AgentNetwork(nn.Module):
     ) -> None:
         if spec.discrete:
             raise ValueError(
-                "Generators of actions need continuous actions; the task's are discrete."
+                "Generators of actions need continuous actions; the task's are discrete: see "
+                "DiscreteMABCQLoss, which needs none."
             )
         if not all(map(math.isfinite, (*spec.action_low, *spec.action_high))):
             raise ValueError(

@@ -12,6 +12,7 @@ import torch
 from tensordict import NestedKey, TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 
+from torchrl_logo.argument_checks import MissingKeyError, require_type
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.normalizer import Normalizer
 from torchrl_logo.weight_files import load_weights, save_weights
@@ -100,6 +101,7 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
 
     def __init__(self, spec: TaskSpec, *, device: torch.device | str | None = None) -> None:
         super().__init__()
+        require_type(spec, TaskSpec, "spec", "dataset.spec or TaskSpec.from_env(env)")
         self.spec = spec
         self.tensor_keys = self._AcceptedKeys()
         self.state_normalizer = Normalizer(spec.state_size, device=device)
@@ -211,14 +213,21 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
         for key, shape in expected.items():
             value = tensordict.get(key, None)
             if value is None:
-                raise KeyError(
+                raise MissingKeyError(
                     f"{type(self).__name__} reads {key!r}, which is missing; found "
-                    f"{sorted(map(str, tensordict.keys(True, True)))}."
+                    f"{sorted(map(str, tensordict.keys(True, True)))}. Entries of other names are "
+                    "named by set_keys()."
+                )
+            if value.is_floating_point() and value.dtype != self.state_normalizer.mean.dtype:
+                raise ValueError(
+                    f"{type(self).__name__} expected {key!r} of "
+                    f"{self.state_normalizer.mean.dtype}, found {value.dtype}: convert "
+                    "the data, or the model (model.to(dtype))."
                 )
             if value.shape[len(batch) :] != torch.Size(shape):
                 raise ValueError(
                     f"{type(self).__name__} expected {key!r} of shape {(*batch, *shape)}, found "
-                    f"{tuple(value.shape)}."
+                    f"{tuple(value.shape)}. Models and data must be of one task."
                 )
             found.append(value)
         return found[0], found[1], found[2]
@@ -366,7 +375,10 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
         if set(stored) != {"class", "spec", "config", "state_dict"}:
             raise ValueError(f"{path}: expected a world model, found {sorted(map(str, stored))}.")
         if stored["class"] != cls.__name__:
-            raise ValueError(f"{path} holds a {stored['class']}, expected a {cls.__name__}.")
+            raise ValueError(
+                f"{path} holds a {stored['class']}, expected a {cls.__name__}: load it by "
+                f"{stored['class']}.load(path)."
+            )
         weights = _require_tensors(path, stored["state_dict"])
         config = _require_config(path, stored["config"], cls, weights)
         try:

@@ -11,6 +11,7 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from tensordict.utils import NestedKey
 from torchrl.modules import QMixer
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.mixed_value import MixedValueLoss
 from torchrl_logo.objectives.required_keys import require_shape
@@ -207,7 +208,7 @@ class DiscreteCFCQLLoss(MixedValueLoss):
             else:
                 logits = net(inputs).get(key, None)
         if logits is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"DiscreteCFCQLLoss expected the behaviour network to write {key!r}; it writes "
                 f"{list(net.out_keys)}."
             )

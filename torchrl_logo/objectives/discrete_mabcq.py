@@ -20,6 +20,7 @@ from torch import nn
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
@@ -246,6 +247,7 @@ class DiscreteMABCQLoss(LossModule):
         self.choose = ConstrainedArgmax(threshold)
         self.loss_function = loss_function
         self.reduction = "mean" if reduction is None else reduction
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def make_value_estimator(
@@ -323,7 +325,7 @@ class DiscreteMABCQLoss(LossModule):
             out = network(tensordict.select(*network.in_keys, strict=True))
         value = out.get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"DiscreteMABCQLoss expected {name} to write {key!r}; it writes "
                 f"{list(network.out_keys)}."
             )

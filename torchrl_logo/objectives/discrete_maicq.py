@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey, unravel_key
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.implicit_constraint import ImplicitConstraintLoss
 from torchrl_logo.objectives.required_keys import require_shape
@@ -160,7 +161,7 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
             else:
                 logits = net(inputs).get(key, None)
         if logits is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"DiscreteMAICQLoss expected the actor to write {key!r}; it writes "
                 f"{list(net.out_keys)}."
             )

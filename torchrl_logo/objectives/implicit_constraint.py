@@ -13,6 +13,7 @@ from tensordict.utils import NestedKey, unravel_key
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.objectives.linear_mixing import mix_linearly
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
@@ -150,6 +151,7 @@ class ImplicitConstraintLoss(LossModule):
         self.critic_temperature = critic_temperature
         self.loss_function = loss_function
         self.reduction = "mean" if reduction is None else reduction
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def make_value_estimator(
@@ -242,7 +244,7 @@ class ImplicitConstraintLoss(LossModule):
         with params.to_module(net, preserve_module_state=False):
             value = net(inputs.select(*net.in_keys, strict=True)).get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{type(self).__name__} expected the critic to write {key!r}; it writes "
                 f"{list(net.out_keys)}."
             )
@@ -319,7 +321,7 @@ class ImplicitConstraintLoss(LossModule):
         following = [unravel_key(("next", key)) for key in (keys.action, keys.action_recorded)]
         missing = [key for key in following if tensordict.get(key, None) is None]
         if missing:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{name} bootstraps on the data's next actions and reads {missing}, which are "
                 "missing; torchrl_logo.data.add_next_actions adds them to a dataset."
             )

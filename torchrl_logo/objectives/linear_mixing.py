@@ -7,6 +7,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torchrl.objectives import LossModule
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.objectives.required_keys import require_shape
 
 __all__ = ["mix_linearly"]
@@ -46,7 +47,7 @@ def mix_linearly(
     def read(key: NestedKey, *shape: int) -> torch.Tensor:
         value = mixed.get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{name} expected mixer_network to write {key!r}; it writes {list(net.out_keys)}."
             )
         # a value for each agent would broadcast against the team's reward without an error

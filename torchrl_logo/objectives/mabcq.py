@@ -21,6 +21,7 @@ from torchrl.data import Bounded, TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights
@@ -291,6 +292,7 @@ class MABCQLoss(LossModule):
         self.reduction = "mean" if reduction is None else reduction
         self.register_buffer("half_range", ((high - low) / 2).to(device))
         self._make_vmap()
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def _make_vmap(self) -> None:
@@ -374,7 +376,7 @@ class MABCQLoss(LossModule):
         """What a network wrote, of the shape that it must have."""
         value = out.get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"MABCQLoss expected {network} to write {key!r}; it writes "
                 f"{list(getattr(self, network).out_keys)}."
             )

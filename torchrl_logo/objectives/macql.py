@@ -16,6 +16,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
 from torchrl_logo.objectives.memory import refuse_memory
@@ -276,6 +277,7 @@ class MACQLLoss(LossModule):
                 torch.tensor(math.log(min_q_weight), device=device)
             )
         self._make_vmap()
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def _make_vmap(self) -> None:
@@ -380,7 +382,7 @@ class MACQLLoss(LossModule):
         )
         value = out.get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{type(self).__name__} expected the critic to write {key!r}; it writes "
                 f"{list(self.qvalue_network.out_keys)}."
             )

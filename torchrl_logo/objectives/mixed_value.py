@@ -14,6 +14,7 @@ from torchrl.modules import VDNMixer, set_recurrent_mode
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.modules.recurrent import find_recurrent_states
 from torchrl_logo.modules.world_model import next_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
@@ -135,6 +136,7 @@ class MixedValueLoss(LossModule):
         self.temperature = temperature
         self.loss_function = loss_function
         self.reduction = "mean" if reduction is None else reduction
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def make_value_estimator(
@@ -258,7 +260,7 @@ class MixedValueLoss(LossModule):
         key = self.tensor_keys.action_value
         value = outputs.get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{type(self).__name__} expected the utility network to write {key!r}; it writes "
                 f"{list(self.action_value_network.out_keys)}."
             )
@@ -276,7 +278,7 @@ class MixedValueLoss(LossModule):
         with params.to_module(net, preserve_module_state=False):
             value = net(inputs).get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{type(self).__name__} expected the mixer to write {key!r}; it writes "
                 f"{list(net.out_keys)}."
             )

@@ -13,6 +13,7 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.objectives.linear_mixing import mix_linearly
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
@@ -255,6 +256,7 @@ class OMIGALoss(LossModule):
             margin = action_margin * (space.high - space.low) / 2
             self.register_buffer("action_low", (space.low + margin).to(device))
             self.register_buffer("action_high", (space.high - margin).to(device))
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def make_value_estimator(
@@ -317,7 +319,7 @@ class OMIGALoss(LossModule):
         with params.to_module(net, preserve_module_state=False):
             value = net(tensordict.select(*net.in_keys, strict=True)).get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"OMIGALoss expected {name} to write {key!r}; it writes {list(net.out_keys)}."
             )
         expected = (*tensordict.batch_size, self.action_shape[0], size)

@@ -9,6 +9,8 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 from torch.distributions import Distribution
 
+from torchrl_logo.argument_checks import MissingKeyError
+
 __all__ = ["match_batch_size", "require_distribution", "require_keys", "require_shape"]
 
 
@@ -59,12 +61,16 @@ def require_keys(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: 
         >>> require_keys(batch, ["state", ("next", "reward")], "MACQLLoss")
         Traceback (most recent call last):
         ...
-        KeyError: "MACQLLoss reads [('next', 'reward')], which are missing; found ['state']."
+        torchrl_logo.argument_checks.MissingKeyError: MACQLLoss reads [('next', 'reward')], which \
+are missing; found ['state']. Entries of other names are named by set_keys().
     """
     missing = [key for key in keys if tensordict.get(key, None) is None]
     if missing:
         found = sorted(map(str, tensordict.keys(True, True)))
-        raise KeyError(f"{reader} reads {missing}, which are missing; found {found}.")
+        raise MissingKeyError(
+            f"{reader} reads {missing}, which are missing; found {found}. Entries of other names "
+            "are named by set_keys()."
+        )
 
 
 def require_shape(

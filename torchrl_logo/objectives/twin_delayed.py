@@ -17,6 +17,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
+from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
 from torchrl_logo.objectives.value_checks import read_weights
@@ -128,6 +129,7 @@ class TwinDelayedLoss(LossModule):
         self.register_buffer("action_high", high.to(device).clone())
         self.register_buffer("half_range", ((high - low) / 2).to(device))
         self._make_vmap()
+        require_discount(gamma, type(self).__name__)
         self.make_value_estimator(self.default_value_estimator, gamma=gamma)
 
     def _make_vmap(self) -> None:
@@ -194,7 +196,7 @@ class TwinDelayedLoss(LossModule):
         ):
             action = net(inputs).get(key, None)
         if action is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{name} expected actor_network to write {key!r}; it writes {list(net.out_keys)}."
             )
         return require_shape(action, (*tensordict.batch_size, *self.half_range.shape), key, name)
@@ -208,7 +210,7 @@ class TwinDelayedLoss(LossModule):
         out = self._vmap_qvalue_network(inputs.set(self.tensor_keys.action, action), params)
         value = out.get(key, None)
         if value is None:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{name} expected qvalue_network to write {key!r}; it writes "
                 f"{list(self.qvalue_network.out_keys)}."
             )

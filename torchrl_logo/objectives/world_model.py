@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchrl.objectives import LossModule
 from torchrl.objectives.utils import distance_loss
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.joint_world_model import JointWorldModel
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
@@ -206,7 +207,7 @@ class WorldModelLoss(LossModule):
     def _require_keys(self, tensordict: TensorDictBase) -> None:
         missing = [key for key in self.in_keys if tensordict.get(key, None) is None]
         if missing:
-            raise KeyError(
+            raise MissingKeyError(
                 f"{type(self).__name__} reads {missing}, which are missing; found "
                 f"{sorted(map(str, tensordict.keys(True, True)))}."
             )
@@ -489,4 +490,8 @@ def make_world_model_loss(world_model: WorldModel, **kwargs: float | str) -> Wor
     for loss_class in losses:
         if isinstance(world_model, loss_class.world_model_class):
             return loss_class(world_model, **kwargs)  # type: ignore[arg-type]
-    raise TypeError(f"There is no loss for a {type(world_model).__name__}.")
+    names = ", ".join(loss_class.world_model_class.__name__ for loss_class in losses)
+    raise TypeError(
+        f"There is no loss for a {type(world_model).__name__}; there are some for: {names}. Write "
+        "one of your own as a WorldModelLoss."
+    )

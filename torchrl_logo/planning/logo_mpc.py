@@ -11,6 +11,7 @@ from torchrl.envs import ExplorationType
 from torchrl.envs.utils import exploration_type
 from torchrl.modules import MPCPlannerBase
 
+from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.modules.accumulated_uncertainty import recover_step_uncertainty
 from torchrl_logo.planning.candidates import (
@@ -292,7 +293,7 @@ class LOGOMPC(MPCPlannerBase):
         keys = self.env.world_model.tensor_keys
         for key in self.in_keys:
             if key != keys.state and tensordict.get(key, None) is None:
-                raise KeyError(
+                raise MissingKeyError(
                     f"LOGOMPC reads {key!r}, which is missing; found "
                     f"{sorted(map(str, tensordict.keys(True, True)))}."
                 )

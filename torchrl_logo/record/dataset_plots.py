@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.figure import Figure
 
 from torchrl_logo.data.dataset import OfflineDataset
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["plot_dataset"]
 
@@ -29,6 +33,8 @@ def plot_dataset(dataset: OfflineDataset) -> Figure:
         >>> [axes.get_xlabel() for axes in plot_dataset(dataset).axes][:4]
         ['return of an episode', 'steps of an episode', 'step', 'step']
     """
+    from matplotlib.figure import Figure
+
     spec, data = dataset.spec, dataset.data.cpu()
     figure = Figure(figsize=(13, 7), layout="constrained")
     top, bottom = figure.subfigures(2, 1, squeeze=False)[:, 0]

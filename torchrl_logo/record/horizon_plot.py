@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from torchrl_logo.record.plots import make_panels, to_numpy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["plot_error_by_horizon"]
 
@@ -51,7 +53,7 @@ def plot_error_by_horizon(errors: Mapping[str, torch.Tensor]) -> Figure:
         axes.set_title(name, fontsize=10)
         axes.set_xlabel("steps ahead")
         axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
     panels[0, 0].set_ylabel("error / standard deviation")
     panels[0, 0].legend(fontsize=8, frameon=False)
     return figure

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-from scipy.stats import spearmanr
+
+# matplotlib takes half a second to import, which trainings without figures need not wait for.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = [
     "plot_histogram",
@@ -141,7 +142,7 @@ def plot_open_loop(
             axes.plot(
                 steps, model[episode, :, feature], color=_PREDICTED, ls="--", label="predicted"
             )
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.locator_params(axis="x", integer=True)
             if row == 0:
                 axes.set_title(names[feature], fontsize=10)
             if row == len(rows) - 1:
@@ -185,6 +186,9 @@ def plot_uncertainty_against_error(uncertainty: torch.Tensor, error: torch.Tenso
     for name, values in (("uncertainty", x), ("error", y)):
         if not (values >= 0).all():  # also finds NaN
             raise ValueError(f"{name} must not be negative or NaN.")
+    # also slow to import
+    from scipy.stats import spearmanr
+
     rho = float(spearmanr(x, y).statistic)
     figure, panels = make_panels(1, 1, (5.6, 4.4))
     axes = panels[0, 0]
@@ -256,6 +260,8 @@ def make_panels(
     rows: int, columns: int, size: tuple[float, float]
 ) -> tuple[Figure, np.ndarray[Any, Any]]:
     """Returns a figure and its panels ``[rows, columns]``, each of ``size`` inches."""
+    from matplotlib.figure import Figure
+
     # Figure by itself, not pyplot: nothing global, nothing to close, any thread.
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained", dpi=120)
     panels = figure.subplots(rows, columns, squeeze=False)

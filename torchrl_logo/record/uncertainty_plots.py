@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from torchrl_logo.evaluation.risk_coverage import risk_coverage
 from torchrl_logo.record.plots import make_panels, to_numpy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["plot_reliability", "plot_risk_coverage"]
 

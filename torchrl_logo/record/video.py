@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import av
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Circle, Polygon
 from tensordict import TensorDictBase
 from torchrl.envs import EnvBase
 from torchrl.envs.utils import ExplorationType, set_exploration_type, step_mdp
+
+# matplotlib and av take a second to import, which trainings without videos need not wait for.
+if TYPE_CHECKING:
+    from matplotlib.patches import Circle, Polygon
 
 __all__ = ["render_episode", "render_frame", "write_video"]
 
@@ -35,6 +35,9 @@ class TeamCanvas:
     """
 
     def __init__(self, simulation: Any, env_index: int, height: int) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
         if not 0 <= env_index < simulation.num_envs:
             raise ValueError(f"env_index must be in [0, {simulation.num_envs}), found {env_index}.")
         self.simulation = simulation
@@ -75,6 +78,8 @@ class TeamCanvas:
                 self.axes.plot([level, level], [-(y or far), y or far], **style)
 
     def _make_artist(self, entity: Any, in_front: bool) -> Circle | Polygon:
+        from matplotlib.patches import Circle, Polygon
+
         shape = entity.shape
         common: dict[str, Any] = {"zorder": 3 if in_front else 2, "linewidth": _LINE_WIDTH}
         if hasattr(shape, "radius"):
@@ -88,7 +93,7 @@ class TeamCanvas:
         i = self.env_index
         artist.set_visible(bool(entity.is_rendering[i]))
         x, y = entity.state.pos[i].tolist()
-        if isinstance(artist, Circle):
+        if hasattr(artist, "set_center"):
             artist.set_center((x, y))
         else:
             artist.set_xy(_corners(entity.shape, x, y, entity.state.rot[i].item()))
@@ -148,7 +153,10 @@ def find_simulation(env: Any) -> Any:
     while inner is not None and not hasattr(inner, "world"):
         inner = getattr(inner, "base_env", None) or getattr(inner, "_env", None)
     if inner is None:
-        raise TypeError(f"only VMAS environments can be drawn, found {type(env).__name__}.")
+        raise TypeError(
+            f"only VMAS environments can be drawn, found {type(env).__name__}: make one by "
+            "make_env('vmas/...')."
+        )
     return inner
 
 
@@ -261,6 +269,8 @@ def write_video(path: str | Path, frames: torch.Tensor, *, fps: int = 15) -> Pat
     pixels = frames.permute(0, 2, 3, 1).cpu().numpy()  # [T, H, W, 3]
     odd = [(0, side % 2) for side in pixels.shape[1:3]]
     pixels = np.pad(pixels, [(0, 0), *odd, (0, 0)], mode="edge")
+    import av
+
     # With the index in front (faststart), a browser can play before it has the whole file.
     with av.open(str(path), "w", options={"movflags": "+faststart"}) as container:
         stream: Any = container.add_stream("libx264", rate=fps)

@@ -25,6 +25,7 @@ from torchrl.record.loggers import Logger
 from torchrl.trainers.algorithms.ppo import PPOTrainer
 from torchrl.trainers.trainers import Trainer, TrainerHookBase
 
+from torchrl_logo.argument_checks import find_device, require_arguments, require_type
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.envs.latent_imagined import LatentImaginedEnv
 from torchrl_logo.modules.attention_critic import make_latent_critic
@@ -358,7 +359,9 @@ def train_mamba(
         raise ValueError(
             f"A behaviour_coeff of {behaviour_coeff} needs a clone, found clone_steps=0."
         )
-    device = torch.device(device)
+    require_type(dataset, OfflineDataset, "dataset", "load_dataset(name_or_path)")
+    require_arguments(imagination, (train_mamba, train_in_imagination), "train_mamba")
+    device = find_device(device)
     folders: dict[str, Path | None] = {
         part: None if checkpoint_dir is None else Path(checkpoint_dir) / part
         for part in ("world_model", "clone", "imagination")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import typing
 from collections.abc import Callable
 from typing import Any
 
 from tensordict.nn import TensorDictModuleBase
 from torchrl.objectives import LossModule
 
+from torchrl_logo.argument_checks import require_arguments, require_type
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.greedy_policy import make_greedy_policy
 from torchrl_logo.modules.logo_world_model import LOGOWorldModel
@@ -86,8 +88,21 @@ class Method:
         make = self.make_discrete_loss if discrete else self.make_loss
         if make is None:
             kind, other = ("discrete", "continuous") if discrete else ("continuous", "discrete")
-            raise ValueError(f"The method has no form for {kind} actions, only for {other} ones.")
+            fitting = ", ".join(
+                name
+                for name, method in METHODS.items()
+                if (method.make_discrete_loss if discrete else method.make_loss) is not None
+            )
+            raise ValueError(
+                f"The method has no form for {kind} actions, only for {other} ones. Methods for "
+                f"{kind} actions: {fitting}."
+            )
         kwargs = {**(self.discrete_loss_kwargs if discrete else self.loss_kwargs), **loss_kwargs}
+        loss = typing.get_type_hints(make).get("return")
+        if isinstance(loss, type) and issubclass(loss, LossModule):
+            own = [kind for kind in loss.__mro__ if issubclass(kind, LossModule)][:-1]
+            takers = [vars(kind)["__init__"] for kind in own if "__init__" in vars(kind)]
+            require_arguments(loss_kwargs, [make, *takers], loss.__name__)
         if self.discounts:
             kwargs.setdefault("gamma", gamma)
         return make(networks, **kwargs)
@@ -290,6 +305,7 @@ def find_method(name: str) -> Method:
         >>> find_method("logo").world_model.__name__
         'LOGOWorldModel'
     """
+    require_type(name, str, "method", "METHODS, by its name, or make a LossModule")
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=2, cutoff=0.3)
         hint = f" Nearest: {', '.join(near)}." if near else ""

@@ -18,10 +18,19 @@ from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.record.loggers import Logger
 from torchrl.trainers.trainers import TargetNetUpdaterHook
 
+from torchrl_logo.argument_checks import (
+    find_device,
+    require_discount,
+    require_positive,
+    require_positive_integers,
+    require_type,
+)
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.next_actions import add_next_actions
 from torchrl_logo.data.sequences import sequence_buffer
+from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import layout_shapes
+from torchrl_logo.envs import make_env
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.data_parallel import require_even_shares
@@ -211,14 +220,38 @@ class OfflineTrainer(BlockwiseTrainer):
         compile: bool = False,
         data_parallel: bool = False,
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, found {steps}.")
-        if log_interval < 1 or checkpoint_interval < 1 or imagine_interval < 1:
-            raise ValueError(
-                "log_interval, checkpoint_interval and imagine_interval must be at least 1, found "
-                f"{log_interval}, {checkpoint_interval}, {imagine_interval}."
-            )
-        device = torch.device(device)
+        require_type(dataset, OfflineDataset, "dataset", "load_dataset(name_or_path)")
+        device = find_device(device)
+        if world_model is not None:
+            require_type(world_model, WorldModel, "world_model", "LOGOWorldModel.load(path)")
+            world_model.spec.require_match(dataset.spec, "The dataset")
+        require_discount(gamma, type(self).__name__)
+        require_positive_integers(
+            steps=steps,
+            batch_size=batch_size,
+            horizon=horizon,
+            world_model_steps=world_model_steps,
+            imagined_envs=imagined_envs,
+            imagined_capacity=imagined_capacity,
+            log_interval=log_interval,
+            checkpoint_interval=checkpoint_interval,
+            imagine_interval=imagine_interval,
+        )
+        require_positive(
+            lr=lr,
+            tau=tau,
+            clip_norm=clip_norm,
+            reward_scale=reward_scale,
+            temperature=temperature,
+            # the sampler's C
+            uncertainty_threshold=uncertainty_threshold,
+        )
+        if not 0.0 <= real_fraction <= 1.0:
+            raise ValueError(f"real_fraction must be in [0, 1], found {real_fraction!r}.")
+        if isinstance(eval_env, EnvBase):
+            dataset.spec.require_match(TaskSpec.from_env(eval_env), "eval_env")
+        elif isinstance(eval_env, str) and eval_env != dataset.spec.task:
+            dataset.spec.require_match(_read_spec(eval_env), "eval_env")
         self.method = method if isinstance(method, str) else type(method).__name__
         self.dataset = dataset
         self.steps = steps
@@ -481,6 +514,13 @@ class OfflineTrainer(BlockwiseTrainer):
         if self.progress_bar and hasattr(self, "_pbar"):
             self._pbar.close()
         return OfflineResult(self.policy, dict(self.history), self._optim_count)
+
+
+def _read_spec(task: str) -> TaskSpec:
+    env = make_env(task)
+    spec = TaskSpec.from_env(env)
+    env.close()
+    return spec
 
 
 def _check_sequences(

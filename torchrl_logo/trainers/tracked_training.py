@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torchrl.envs import EnvBase
 
+from torchrl_logo.argument_checks import require_arguments
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.envs import make_env
@@ -106,7 +107,11 @@ def train_tracked(
     task = dataset.spec.task
     where = task if eval_env is None else eval_env
     if where is None:
-        raise ValueError("The dataset names no task: pass eval_env, an environment or a name.")
+        raise ValueError(
+            "The dataset names no task, and eval_env is None: pass eval_env, an environment or the "
+            "name of a task."
+        )
+    require_arguments(trainer_kwargs, OfflineTrainer, "OfflineTrainer")
     name = f"{task}-{dataset.metadata.quality}"
     with (
         StopSignals.installed(),

@@ -15,6 +15,7 @@ from torchrl.record.loggers import Logger
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
+from torchrl_logo.argument_checks import require_type
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.evaluation.world_model import evaluate_world_model, find_windows
 from torchrl_logo.modules.world_model import WorldModel
@@ -136,6 +137,9 @@ class WorldModelTrainer(BlockwiseTrainer):
         data_parallel: bool = False,
         **kwargs: Any,
     ) -> None:
+        how = "LOGOWorldModel.from_dataset(dataset)"
+        require_type(world_model, WorldModel, "world_model", how)
+        require_type(dataset, OfflineDataset, "dataset", "load_dataset(name_or_path)")
         for name, value in (
             ("steps", steps),
             ("batch_size", batch_size),

@@ -127,7 +127,7 @@ def find_reader(path: Path, format: str | None = None) -> type[EpisodeReader]:
             pickles, which run code when they are read.
     """
     if not path.exists():
-        raise FileNotFoundError(f"There is no file or folder {path}.")
+        raise FileNotFoundError(f"There is no file or folder {path}. Is the path complete?")
     readers = find_readers()
     if format is not None:
         if format not in readers:
@@ -147,7 +147,10 @@ def find_reader(path: Path, format: str | None = None) -> type[EpisodeReader]:
             "pickled files",
         )
     raise DatasetError(
-        str(path), f"one of the formats {', '.join(readers)}", "none that a reader recognises"
+        str(path),
+        f"one of the formats {', '.join(readers)}",
+        "none that a reader recognises",
+        "Arrays of any origin become a dataset by torchrl_logo.data.from_arrays.",
     )
 
 
