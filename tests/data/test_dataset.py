@@ -320,6 +320,13 @@ def test_summary_names_what_matters(dataset):
         assert part in text
 
 
+def test_notebooks_show_a_table(dataset):
+    table = dataset._repr_html_()
+    assert table.startswith("<table>") and table.endswith("</table>")
+    for part in ("<td>medium</td>", "70 transitions in 10 episodes", dataset.metadata.hash):
+        assert part in table
+
+
 def test_the_device_is_that_of_the_samples():
     dataset = from_arrays(_walk(LENGTHS), device="meta")
     assert dataset.sample(4)["agents", "action"].device.type == "meta"

@@ -90,6 +90,7 @@ def test_a_run_holds_everything(
         "figures/uncertainty_against_error.png",
         "videos/final_policy.mp4",
         "videos/imagined_beside_true.mp4",
+        "checkpoints/policy.md",
         "checkpoints/policy.pt",
         "checkpoints/world_model.pt",
     }

@@ -36,7 +36,13 @@ from torchrl_logo.modules import (
 from torchrl_logo.objectives import BCLoss, LOGOWorldModelLoss, MACQLLoss, make_world_model_loss
 from torchrl_logo.planning import LOGOMPC
 from torchrl_logo.record import MLflowRun, render_episode, write_video
-from torchrl_logo.trainers import OfflineTrainer, WorldModelTrainer, train_mamba, train_tracked
+from torchrl_logo.trainers import (
+    OfflineTrainer,
+    TrainedPolicy,
+    WorldModelTrainer,
+    train_mamba,
+    train_tracked,
+)
 
 
 def make_without_simulator(folder: Path) -> Any:
@@ -73,6 +79,11 @@ def bc(**changed: Any) -> BCLoss:
 def load_other_model(folder: Path) -> Any:
     parts.model().save(folder / "model.pt")
     return LOGOWorldModel.load(folder / "model.pt")
+
+
+def load_policy_of_model(folder: Path) -> Any:
+    parts.model().save(folder / "model.pt")
+    return TrainedPolicy.load(folder / "model.pt")
 
 
 def load_text_model(folder: Path) -> Any:
@@ -172,7 +183,7 @@ EVALUATION = [
     ),
     WrongUse(
         *("name of a policy", lambda folder: evaluate("bc", parts.env(), episodes=2), TypeError),
-        *("found 'bc' (str)", "must act on a TensorDict", "train().policy"),
+        *("found 'bc' (str)", "must act on a TensorDict", "TrainedPolicy.load(path)"),
     ),
     WrongUse(
         *("no episode", lambda folder: evaluate(parts.actor(), parts.env(), episodes=0)),
@@ -461,6 +472,10 @@ TRAINING = [
     WrongUse(
         *("unknown argument of MAMBA", lambda folder: train_mamba(parts.dataset(), steps=2)),
         *(TypeError, "'steps'", "train_mamba takes no", "world_model_steps"),
+    ),
+    WrongUse(
+        *("world model in place of a policy", load_policy_of_model, ValueError),
+        *("found ['class'", "a policy that TrainedPolicy.save wrote", "LOGOWorldModel.load(path)"),
     ),
     WrongUse(
         "model in place of its environment",

@@ -28,6 +28,7 @@ from torchrl_logo.data.validation import (
     layout_shapes,
     validate_layout,
 )
+from torchrl_logo.html_tables import make_html_table
 from torchrl_logo.whole_files import explain_write_errors, publish_folder, require_room, write_file
 
 __all__ = ["OfflineDataset", "hash_content", "write_metadata"]
@@ -385,6 +386,25 @@ class OfflineDataset(TensorDictReplayBuffer):
         lines.append(f"batch_size={self._batch_size}, device={self.device}, path={self.path}")
         lines.append(f"hash={m.hash}")
         return f"{type(self).__name__}(\n    " + ",\n    ".join(lines) + ",\n)"
+
+    def _repr_html_(self) -> str:
+        m, returns = self.metadata, self.metadata.return_statistics
+        shortest, longest = m.length_statistics["min"], m.length_statistics["max"]
+        rows: dict[str, object] = {
+            "task": m.task,
+            "quality": m.quality,
+            "size": f"{m.transitions:,} transitions in {m.episodes:,} episodes of "
+            f"{shortest:.0f} to {longest:.0f} steps",
+            "agents": m.spec.n_agents,
+            "observation features": m.spec.observation_size,
+            "state features": m.spec.state_size,
+            "actions" if m.spec.discrete else "action components": m.spec.action_size,
+            "return": f"{returns['mean']:.2f} ± {returns['std']:.2f}",
+        }
+        if m.reference_returns is not None:
+            rows["normalised return"] = f"{m.reference_returns.normalize(returns['mean']):.1f}"
+        rows |= {"batch size": self._batch_size, "device": self.device, "path": self.path}
+        return make_html_table(type(self).__name__, {**rows, "hash": m.hash})
 
 
 def hash_content(data: TensorDictBase, rows: torch.Tensor | None = None) -> str:

@@ -27,7 +27,7 @@ from torchrl_logo.evaluation.statistics import bootstrap_interval
 if TYPE_CHECKING:
     from torchrl_logo.data.reference_returns import ReferenceReturns
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "carry_states", "evaluate"]
 
 # Steps after which an environment that does not say how long its episodes are is given up.
 _DEFAULT_MAX_STEPS = 10_000
@@ -160,7 +160,7 @@ def evaluate(
     if not callable(policy):
         raise TypeError(
             f"policy must act on a TensorDict, found {policy!r} ({type(policy).__name__}): pass a "
-            "trained policy, such as OfflineTrainer(...).train().policy."
+            "trained policy, or TrainedPolicy.load(path)."
         )
     require_type(task_or_env, (str, EnvBase), "task_or_env", "torchrl_logo.envs.make_env")
     if not isinstance(episodes, int) or episodes < 1:
@@ -180,7 +180,7 @@ def evaluate(
             rounds = -(-episodes // env.batch_size.numel())
             env.set_seed(seed)
             torch.manual_seed(seed)
-            remembering = _carry_states(env, policy)
+            remembering = carry_states(env, policy)
             with (
                 torch.no_grad(),
                 set_exploration_type(ExplorationType.DETERMINISTIC),
@@ -232,8 +232,13 @@ def _run_episodes(
     )
 
 
-def _carry_states(env: EnvBase, policy: object) -> EnvBase:
-    """The environment with the states of a policy with memory, or as it is without one."""
+def carry_states(env: EnvBase, policy: object) -> EnvBase:
+    """The environment with the states of a policy with memory, or as it is without one.
+
+    Args:
+        env (EnvBase): is not changed.
+        policy (callable): a module, whose primers TorchRL finds, or anything else.
+    """
     if not isinstance(policy, nn.Module):
         return env
     primers = get_primers_from_module(policy, warn=False)

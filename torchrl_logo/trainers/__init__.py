@@ -12,8 +12,10 @@ from torchrl_logo.trainers.mamba import (
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.number_watch import NonFiniteError, NumberWatch
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
+from torchrl_logo.trainers.policy_card import PolicyCard
 from torchrl_logo.trainers.stop_signals import StopSignals, TrainingInterrupted
 from torchrl_logo.trainers.tracked_training import TrackedResult, train_tracked
+from torchrl_logo.trainers.trained_policy import TrainedPolicy
 from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
 from torchrl_logo.trainers.world_model import WorldModelTrainer, WorldModelTrainingResult
 
@@ -27,8 +29,10 @@ __all__ = [
     "NumberWatch",
     "OfflineResult",
     "OfflineTrainer",
+    "PolicyCard",
     "StopSignals",
     "TrackedResult",
+    "TrainedPolicy",
     "TrainingInterrupted",
     "WorldModelTrainer",
     "WorldModelTrainingResult",

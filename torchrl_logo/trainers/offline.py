@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict, TensorDictBase
-from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
@@ -41,7 +40,9 @@ from torchrl_logo.trainers.methods import METHODS, Method, find_method, find_pol
 from torchrl_logo.trainers.no_collection import NoCollection
 from torchrl_logo.trainers.number_watch import NumberWatch
 from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
+from torchrl_logo.trainers.policy_card import PolicyCard
 from torchrl_logo.trainers.resumable import BlockwiseTrainer, BufferDraws, make_checkpointing
+from torchrl_logo.trainers.trained_policy import TrainedPolicy
 from torchrl_logo.trainers.world_model import WorldModelTrainer
 
 __all__ = ["OfflineResult", "OfflineTrainer"]
@@ -58,12 +59,13 @@ class OfflineResult:
     """What a finished training leaves.
 
     Attributes:
-        policy: the final policy, an actor that acts on ``("agents", "observation")``.
+        policy: the final policy, which acts on ``("agents", "observation")``; it prints as a
+            summary, and can be saved.
         history: every logged figure: name → list of (update, value).
         updates: number of updates made.
     """
 
-    policy: TensorDictModuleBase
+    policy: TrainedPolicy
     history: dict[str, list[tuple[int, float]]]
     updates: int
 
@@ -513,7 +515,15 @@ class OfflineTrainer(BlockwiseTrainer):
         self._flush_log()
         if self.progress_bar and hasattr(self, "_pbar"):
             self._pbar.close()
-        return OfflineResult(self.policy, dict(self.history), self._optim_count)
+        card = PolicyCard.from_training(
+            self.dataset,
+            self.method,
+            updates=self._optim_count,
+            seed=self.seed,
+            hyperparameters=self.hyperparameters,
+        )
+        policy = TrainedPolicy(self.policy, card)
+        return OfflineResult(policy, dict(self.history), self._optim_count)
 
 
 def _read_spec(task: str) -> TaskSpec:

@@ -9,7 +9,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import torch
 from torchrl.envs import EnvBase
 
 from torchrl_logo.argument_checks import require_arguments
@@ -72,7 +71,8 @@ def train_tracked(
     The run holds the parameters, the dataset's name and hash, versions, metrics by update, the
     final returns (``final/return``, ``final/normalized``), learning curves, for model-based
     methods the model's open-loop trajectories and its uncertainty against its error, a video of
-    the team (VMAS), and the weights of the policy and of the world model. It ends as
+    the team (VMAS), the policy with its card (see
+    :class:`~torchrl_logo.trainers.TrainedPolicy`) and the world model. It ends as
     ``FINISHED``, as ``FAILED`` with the error if the training raises, or as ``KILLED`` after a
     SIGINT or SIGTERM. With ``checkpoint_dir``, a training that was cut off, at whatever moment,
     goes on from its last checkpoint *and in the same run*, which has each metric once a step.
@@ -138,6 +138,7 @@ def train_tracked(
         run.log_hparams({"method": method, "steps": steps, "seed": seed, **trainer.hyperparameters})
         result = trainer.train()
         evaluation = evaluate(result.policy, where, episodes=eval_episodes, seed=seed + 1)
+        result = dataclasses.replace(result, policy=result.policy.with_returns(evaluation))
         _log_final(run, trainer, result, evaluation)
         if trainer.world_model is not None:
             held_out = _find_held_out(dataset, seed)
@@ -191,7 +192,8 @@ def _log_final(
         run.log_figure("learning_curves", plot_learning_curves(curves, step_name="update"))
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder)
-        torch.save(result.policy.state_dict(), weights / "policy.pt")
+        result.policy.save(weights / "policy.pt")
+        (weights / "policy.md").write_text(result.policy.card.to_markdown())
         if trainer.world_model is not None:
             trainer.world_model.save(weights / "world_model.pt")
         for file in sorted(weights.iterdir()):
