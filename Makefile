@@ -3,7 +3,8 @@
 # make test      lint, then all tests (also the examples in docstrings, README and docs)
 # make docs      the documentation as HTML, with tutorials that are run, in docs/_build/html
 # make wheel     builds dist/, checks it, and tries the wheel in an empty environment
-# make release   the same, if all files tell the same version
+# make wheel-offline   the same with the dependencies of .venv, where there is no network
+# make release   the same as make wheel, if all files tell the same version
 # make bench     the committed benchmarks
 # make report    the results' page and figures from the rows of benchmarks/paper
 
@@ -24,7 +25,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export PYTHONUNBUFFERED ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format docs wheel release bench report
+.PHONY: help install demo test lint format docs wheel wheel-offline release bench report
 
 help:
 	@sed -n 's/^# make /make /p' Makefile
@@ -73,6 +74,20 @@ wheel: install
 	@echo "Installing the wheel into build/wheel: this takes a few minutes and about 6 GB."
 	@build/wheel/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt dist/*.whl
 	@cd build && wheel/bin/python ../release/smoke_test.py ../examples
+	@rm -rf build/wheel
+
+# An environment that has nothing but the wheel, and sees the packages of .venv behind it. Projects
+# that .venv has in editable form are not among them.
+PURELIB := import sysconfig; print(sysconfig.get_path("purelib"))
+wheel-offline:
+	@test -x $(PY) || { echo "There is no $(VENV): make install, where there is a network."; exit 1; }
+	@rm -rf dist build/wheel
+	@$(PY) -m build --no-isolation --outdir dist
+	@$(PY) release/check_archives.py dist
+	@$(PY) -m venv --without-pip build/wheel
+	@$(PY) -m pip --python build/wheel/bin/python install -qq --no-index --no-deps dist/*.whl
+	@$(PY) -c '$(PURELIB)' > "$$(build/wheel/bin/python -c '$(PURELIB)')/dependencies.pth"
+	@cd build && wheel/bin/python ../release/smoke_test.py ../examples --shared
 	@rm -rf build/wheel
 
 release: install

@@ -14,6 +14,18 @@ import importlib
 import pkgutil
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+# For editors and type checkers, which do not run __getattr__.
+if TYPE_CHECKING:
+    from torchrl_logo import data as data
+    from torchrl_logo import envs as envs
+    from torchrl_logo import evaluation as evaluation
+    from torchrl_logo import modules as modules
+    from torchrl_logo import objectives as objectives
+    from torchrl_logo import planning as planning
+    from torchrl_logo import record as record
+    from torchrl_logo import trainers as trainers
 
 __all__ = ["__version__"]
 
