@@ -12,7 +12,7 @@ from torch import distributed, nn
 
 __all__ = ["average_gradients", "require_even_shares", "take_share"]
 
-Rows = TypeVar("Rows", torch.Tensor, TensorDictBase)
+T = TypeVar("T", torch.Tensor, TensorDictBase)
 
 
 def require_even_shares(
@@ -51,7 +51,7 @@ def require_even_shares(
         )
 
 
-def take_share(batch: Rows) -> Rows:
+def take_share(batch: T) -> T:
     """This process' rows of a batch that all processes have drawn alike.
 
     Args:
