@@ -13,7 +13,7 @@ from torchrl.data import Categorical
 from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
 
 from torchrl_logo.argument_checks import MissingKeyError, require_type
-from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.dataset import OfflineDataset, require_absent
 from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import count_row_bytes, layout_shapes
@@ -93,11 +93,8 @@ def collect(
     require_type(env, EnvBase, "env", "torchrl_logo.envs.make_env")
     if frames < 1:
         raise ValueError(f"collect needs a positive number of frames, found {frames}.")
-    if root is not None and Path(root).exists():
-        raise FileExistsError(
-            f"Cannot save a dataset to {root}: it exists already. Choose another folder, or "
-            "remove it."
-        )
+    if root is not None:
+        require_absent(Path(root))
     if isinstance(policy, str):
         raise TypeError(
             f"policy must act on a TensorDict, found the name {policy!r}: pass "

@@ -155,7 +155,7 @@ class OfflineDataset(TensorDictReplayBuffer):
             OSError: if the disk is full or read-only.
         """
         if root is not None:
-            _require_absent(Path(root))
+            require_absent(Path(root))
         validate_layout(data, spec)
         metadata = _describe(
             data,
@@ -317,7 +317,7 @@ class OfflineDataset(TensorDictReplayBuffer):
             FileExistsError: if it exists.
             OSError: if the disk is full or read-only.
         """
-        _require_absent(Path(path))
+        require_absent(Path(path))
         _write(Path(path), self.data, self.metadata)
 
     @staticmethod
@@ -520,7 +520,8 @@ def _describe(
     )
 
 
-def _require_absent(path: Path) -> None:
+def require_absent(path: Path) -> None:
+    """Refuses to write a dataset where something is already."""
     if path.exists():
         raise FileExistsError(
             f"Cannot save a dataset to {path}: it exists already. Choose another folder, or "

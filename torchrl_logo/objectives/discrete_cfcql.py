@@ -11,10 +11,9 @@ from tensordict.nn import ProbabilisticTensorDictSequential, TensorDictModule
 from tensordict.utils import NestedKey
 from torchrl.modules import QMixer
 
-from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.mixed_value import MixedValueLoss
-from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.required_keys import require_shape, require_written
 from torchrl_logo.objectives.single_deviations import mix_single_deviations
 
 __all__ = ["DiscreteCFCQLLoss"]
@@ -207,11 +206,7 @@ class DiscreteCFCQLLoss(MixedValueLoss):
                 logits = net.get_dist_params(inputs).get(key, None)
             else:
                 logits = net(inputs).get(key, None)
-        if logits is None:
-            raise MissingKeyError(
-                f"DiscreteCFCQLLoss expected the behaviour network to write {key!r}; it writes "
-                f"{list(net.out_keys)}."
-            )
+        logits = require_written(logits, key, net, "the behaviour network", "DiscreteCFCQLLoss")
         mask = tensordict.get(self.tensor_keys.action_mask)
         require_shape(logits, mask.shape, key, "DiscreteCFCQLLoss")
         return fill_unavailable(logits, mask).log_softmax(-1)

@@ -20,10 +20,15 @@ from torch import nn
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
-from torchrl_logo.argument_checks import MissingKeyError, require_discount
+from torchrl_logo.argument_checks import require_discount
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.objectives.memory import refuse_memory
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_keys,
+    require_shape,
+    require_written,
+)
 from torchrl_logo.objectives.value_checks import read_weights, require_available_actions
 
 __all__ = ["DiscreteMABCQLoss"]
@@ -324,11 +329,7 @@ class DiscreteMABCQLoss(LossModule):
         with params.to_module(network, preserve_module_state=False):
             out = network(tensordict.select(*network.in_keys, strict=True))
         value = out.get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"DiscreteMABCQLoss expected {name} to write {key!r}; it writes "
-                f"{list(network.out_keys)}."
-            )
+        value = require_written(value, key, network, name, "DiscreteMABCQLoss")
         return require_shape(value, shape, key, "DiscreteMABCQLoss")
 
     def _mix(

@@ -9,10 +9,9 @@ from tensordict import TensorDictBase
 from tensordict.nn import ProbabilisticTensorDictSequential
 from tensordict.utils import NestedKey, unravel_key
 
-from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.implicit_constraint import ImplicitConstraintLoss
-from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.required_keys import require_shape, require_written
 from torchrl_logo.objectives.value_checks import require_available_actions
 
 __all__ = ["DiscreteMAICQLoss"]
@@ -160,11 +159,7 @@ class DiscreteMAICQLoss(ImplicitConstraintLoss):
                 logits = net.get_dist_params(inputs).get(key, None)
             else:
                 logits = net(inputs).get(key, None)
-        if logits is None:
-            raise MissingKeyError(
-                f"DiscreteMAICQLoss expected the actor to write {key!r}; it writes "
-                f"{list(net.out_keys)}."
-            )
+        logits = require_written(logits, key, net, "the actor", "DiscreteMAICQLoss")
         mask = tensordict.get(self.tensor_keys.action_mask)
         require_shape(logits, mask.shape, key, "DiscreteMAICQLoss")
         return fill_unavailable(logits, mask).log_softmax(-1)

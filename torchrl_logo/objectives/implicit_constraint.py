@@ -16,7 +16,12 @@ from torchrl.objectives.utils import _cache_values, dispatch_value_estimator
 from torchrl_logo.argument_checks import MissingKeyError, require_discount
 from torchrl_logo.objectives.linear_mixing import mix_linearly
 from torchrl_logo.objectives.memory import refuse_memory
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_keys,
+    require_shape,
+    require_written,
+)
 from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["ImplicitConstraintLoss", "estimate_importance"]
@@ -243,11 +248,7 @@ class ImplicitConstraintLoss(LossModule):
         net = self.critic_network
         with params.to_module(net, preserve_module_state=False):
             value = net(inputs.select(*net.in_keys, strict=True)).get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"{type(self).__name__} expected the critic to write {key!r}; it writes "
-                f"{list(net.out_keys)}."
-            )
+        value = require_written(value, key, net, "the critic", type(self).__name__)
         return value
 
     def _check(self, tensordict: TensorDictBase) -> None:

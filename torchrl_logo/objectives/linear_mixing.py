@@ -7,8 +7,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey, unravel_key
 from torchrl.objectives import LossModule
 
-from torchrl_logo.argument_checks import MissingKeyError
-from torchrl_logo.objectives.required_keys import require_shape
+from torchrl_logo.objectives.required_keys import require_shape, require_written
 
 __all__ = ["mix_linearly"]
 
@@ -46,10 +45,7 @@ def mix_linearly(
 
     def read(key: NestedKey, *shape: int) -> torch.Tensor:
         value = mixed.get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"{name} expected mixer_network to write {key!r}; it writes {list(net.out_keys)}."
-            )
+        value = require_written(value, key, net, "mixer_network", name)
         # a value for each agent would broadcast against the team's reward without an error
         return require_shape(value, (*tensordict.batch_size, *shape), key, name).squeeze(-1)
 

@@ -21,9 +21,14 @@ from torchrl.data import Bounded, TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
-from torchrl_logo.argument_checks import MissingKeyError, require_discount
+from torchrl_logo.argument_checks import require_discount
 from torchrl_logo.objectives.memory import refuse_memory
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_keys,
+    require_shape,
+    require_written,
+)
 from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["MABCQLoss"]
@@ -375,11 +380,7 @@ class MABCQLoss(LossModule):
     ) -> torch.Tensor:
         """What a network wrote, of the shape that it must have."""
         value = out.get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"MABCQLoss expected {network} to write {key!r}; it writes "
-                f"{list(getattr(self, network).out_keys)}."
-            )
+        value = require_written(value, key, getattr(self, network), network, "MABCQLoss")
         return require_shape(value, shape, key, "MABCQLoss")
 
     def _value(

@@ -16,7 +16,7 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
-from torchrl_logo.argument_checks import MissingKeyError, require_discount
+from torchrl_logo.argument_checks import require_discount
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
 from torchrl_logo.objectives.memory import refuse_memory
@@ -25,6 +25,7 @@ from torchrl_logo.objectives.required_keys import (
     require_distribution,
     require_keys,
     require_shape,
+    require_written,
 )
 from torchrl_logo.objectives.value_checks import read_weights
 
@@ -381,11 +382,7 @@ class MACQLLoss(LossModule):
             tensordict.select(*self.qvalue_network.in_keys, strict=False), params
         )
         value = out.get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"{type(self).__name__} expected the critic to write {key!r}; it writes "
-                f"{list(self.qvalue_network.out_keys)}."
-            )
+        value = require_written(value, key, self.qvalue_network, "the critic", type(self).__name__)
         # a value for each agent would broadcast against the team's reward without an error
         shape = (self.num_qvalue_nets, *tensordict.batch_size, 1)
         return require_shape(value, shape, key, type(self).__name__).squeeze(-1)

@@ -14,12 +14,17 @@ from torchrl.modules import VDNMixer, set_recurrent_mode
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
-from torchrl_logo.argument_checks import MissingKeyError, require_discount
+from torchrl_logo.argument_checks import require_discount
 from torchrl_logo.modules.recurrent import find_recurrent_states
 from torchrl_logo.modules.world_model import next_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_keys,
+    require_shape,
+    require_written,
+)
 from torchrl_logo.objectives.value_checks import read_weights, require_available_actions
 
 __all__ = ["MixedValueLoss"]
@@ -259,11 +264,9 @@ class MixedValueLoss(LossModule):
     def _read_utilities(self, outputs: TensorDictBase, tensordict: TensorDictBase) -> torch.Tensor:
         key = self.tensor_keys.action_value
         value = outputs.get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"{type(self).__name__} expected the utility network to write {key!r}; it writes "
-                f"{list(self.action_value_network.out_keys)}."
-            )
+        value = require_written(
+            value, key, self.action_value_network, "the utility network", type(self).__name__
+        )
         mask = tensordict.get(self.tensor_keys.action_mask)
         return require_shape(value, mask.shape, key, type(self).__name__)
 
@@ -277,11 +280,7 @@ class MixedValueLoss(LossModule):
         inputs.set(self.tensor_keys.local_value, chosen.unsqueeze(-1).contiguous())
         with params.to_module(net, preserve_module_state=False):
             value = net(inputs).get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"{type(self).__name__} expected the mixer to write {key!r}; it writes "
-                f"{list(net.out_keys)}."
-            )
+        value = require_written(value, key, net, "the mixer", type(self).__name__)
         # a value for each agent would broadcast against the team's reward without an error
         expected = (*tensordict.batch_size, 1)
         return require_shape(value, expected, key, type(self).__name__).squeeze(-1)

@@ -13,7 +13,7 @@ from torchrl.data import TensorSpec
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
-from torchrl_logo.argument_checks import MissingKeyError, require_discount
+from torchrl_logo.argument_checks import require_discount
 from torchrl_logo.objectives.linear_mixing import mix_linearly
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
@@ -21,6 +21,7 @@ from torchrl_logo.objectives.required_keys import (
     require_distribution,
     require_keys,
     require_shape,
+    require_written,
 )
 from torchrl_logo.objectives.value_checks import (
     find_mask_key,
@@ -318,10 +319,7 @@ class OMIGALoss(LossModule):
         net = getattr(self, name)
         with params.to_module(net, preserve_module_state=False):
             value = net(tensordict.select(*net.in_keys, strict=True)).get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"OMIGALoss expected {name} to write {key!r}; it writes {list(net.out_keys)}."
-            )
+        value = require_written(value, key, net, name, "OMIGALoss")
         expected = (*tensordict.batch_size, self.action_shape[0], size)
         return require_shape(value, expected, key, "OMIGALoss")
 

@@ -6,12 +6,19 @@ from collections.abc import Iterable
 
 import torch
 from tensordict import TensorDictBase
+from tensordict.nn import TensorDictModuleBase
 from tensordict.utils import NestedKey
 from torch.distributions import Distribution
 
 from torchrl_logo.argument_checks import MissingKeyError
 
-__all__ = ["match_batch_size", "require_distribution", "require_keys", "require_shape"]
+__all__ = [
+    "match_batch_size",
+    "require_distribution",
+    "require_keys",
+    "require_shape",
+    "require_written",
+]
 
 
 def match_batch_size(
@@ -137,3 +144,41 @@ def require_distribution(
             f"one over {found}."
         )
     return dist
+
+
+def require_written(
+    value: torch.Tensor | None,
+    key: NestedKey,
+    network: TensorDictModuleBase,
+    role: str,
+    reader: str,
+) -> torch.Tensor:
+    """Refuses a network that did not write what is read from it.
+
+    Args:
+        value (torch.Tensor, optional): what was found under the key.
+        key (NestedKey): where the network should have written.
+        network (TensorDictModuleBase): that was called.
+        role (str): what the network is to the reader, for the message.
+        reader (str): who reads the entry, for the message.
+
+    Returns:
+        ``value`` itself.
+
+    Raises:
+        MissingKeyError: names the key and what the network writes.
+
+    Examples:
+        >>> from tensordict.nn import TensorDictModule
+        >>> critic = TensorDictModule(torch.nn.Identity(), in_keys=["state"], out_keys=["value"])
+        >>> require_written(None, "state_value", critic, "the critic", "MACQLLoss")
+        Traceback (most recent call last):
+        ...
+        torchrl_logo.argument_checks.MissingKeyError: MACQLLoss expected the critic to write \
+'state_value'; it writes ['value'].
+    """
+    if value is None:
+        raise MissingKeyError(
+            f"{reader} expected {role} to write {key!r}; it writes {list(network.out_keys)}."
+        )
+    return value

@@ -17,9 +17,14 @@ from torchrl.envs import ExplorationType, set_exploration_type
 from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
-from torchrl_logo.argument_checks import MissingKeyError, require_discount
+from torchrl_logo.argument_checks import require_discount
 from torchrl_logo.objectives.memory import refuse_memory
-from torchrl_logo.objectives.required_keys import match_batch_size, require_keys, require_shape
+from torchrl_logo.objectives.required_keys import (
+    match_batch_size,
+    require_keys,
+    require_shape,
+    require_written,
+)
 from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["TwinDelayedLoss"]
@@ -195,10 +200,7 @@ class TwinDelayedLoss(LossModule):
             params.to_module(net, preserve_module_state=False),
         ):
             action = net(inputs).get(key, None)
-        if action is None:
-            raise MissingKeyError(
-                f"{name} expected actor_network to write {key!r}; it writes {list(net.out_keys)}."
-            )
+        action = require_written(action, key, net, "actor_network", name)
         return require_shape(action, (*tensordict.batch_size, *self.half_range.shape), key, name)
 
     def _value(
@@ -209,11 +211,7 @@ class TwinDelayedLoss(LossModule):
         inputs = tensordict.select(*self.qvalue_network.in_keys, strict=False)
         out = self._vmap_qvalue_network(inputs.set(self.tensor_keys.action, action), params)
         value = out.get(key, None)
-        if value is None:
-            raise MissingKeyError(
-                f"{name} expected qvalue_network to write {key!r}; it writes "
-                f"{list(self.qvalue_network.out_keys)}."
-            )
+        value = require_written(value, key, self.qvalue_network, "qvalue_network", name)
         # another shape might broadcast against the team's reward without an error
         shape = (*params.batch_size, *tensordict.batch_size, *self.value_shape)
         return require_shape(value, shape, key, name).squeeze(-1)
