@@ -203,6 +203,16 @@ def test_a_time_limit_begins_no_cell_and_a_failure_does_not_stop_the_others(tmp_
     assert {c.method for c, _ in find_open_cells(jobs, table, retry=True)} == {"bc"}
 
 
+def test_a_missing_simulator_is_no_result(tmp_path):
+    def miss(cell, options, settings):
+        raise ImportError("no simulator")
+
+    table = tmp_path / "rows.jsonl"
+    with pytest.raises(ImportError, match="no simulator"):
+        work(jobs_of(), table, RunOptions(folder=tmp_path, track=False), None, False, miss)
+    assert not table.exists()
+
+
 def test_every_method_has_a_search_of_the_same_size():
     for kind, methods in [("continuous", METHODS), ("discrete", DISCRETE_METHODS)]:
         assert set(SPACES[kind]) == set(methods) - {"logo-mpc"}
