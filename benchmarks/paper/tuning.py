@@ -36,28 +36,31 @@ def _losses(name: str, *values: float) -> list[dict[str, Any]]:
 
 _RATES = [{"lr": 2e-4}, {"lr": 5e-4}, {"lr": 1e-3}]
 _SLOW, _FAST = {"lr": 5e-4, "tau": 0.005}, {"lr": 1e-3, "tau": 0.01}
-_CONSERVATISM = _losses("min_q_weight", 1.0, 5.0)
+# Every method is tried with slow and with fast learning: LOGO gains from the latter, so rivals may.
+_LEARNING: list[dict[str, Any]] = [{}, _FAST]
+_MILD = {"loss_kwargs": {"min_q_weight": 1.0}}  # 5 was worse for all of them
+_BEHAVIOUR = _losses("bc_coeff", 0.25, 0.5, 1.0)
 
 SPACES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "continuous": {
         "bc": _cross(_RATES, [{"hidden_sizes": [128, 128]}, {"hidden_sizes": [256, 256]}]),
-        "macql": _cross(_CONSERVATISM, _losses("bc_coeff", 0.25, 0.5, 1.0)),
-        "cfcql": _cross(_CONSERVATISM, _losses("bc_coeff", 0.25, 0.5, 1.0)),
+        "macql": _cross(_LEARNING, [merge_settings(_MILD, b) for b in _BEHAVIOUR]),
+        "cfcql": _cross(_LEARNING, [merge_settings(_MILD, b) for b in _BEHAVIOUR]),
         "mabcq": _cross(_RATES, _losses("phi", 0.05, 0.2)),
-        "matd3bc": _cross([{"lr": 2e-4}, {"lr": 5e-4}], _losses("alpha", 1.0, 2.5, 10.0)),
+        "matd3bc": _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 2.5, 10.0)),
         "omar": _cross(
-            [merge_settings(BASE["omar"], settings) for settings in _CONSERVATISM],
+            [merge_settings(BASE["omar"], _MILD, learning) for learning in _LEARNING],
             _losses("rectification_coeff", 0.5, 0.7, 0.9),
         ),
-        "omiga": _cross([{"lr": 2e-4}, {"lr": 5e-4}], _losses("alpha", 1.0, 5.0, 10.0)),
+        "omiga": _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 5.0, 10.0)),
         "maicq": _cross(_RATES, _losses("actor_temperature", 0.1, 1.0)),
         "mopo": _cross(
-            [{"horizon": 1}, {"horizon": 5}],
+            [{**_FAST, "horizon": 5}, {"horizon": 5}],
             [{"reward_penalty": penalty} for penalty in (0.5, 1.0, 2.5)],
         ),
-        "combo": _cross(_CONSERVATISM, _losses("bc_coeff", 0.25, 0.5, 1.0)),
+        "combo": _cross(_LEARNING, [merge_settings(_MILD, b) for b in _BEHAVIOUR]),
         "mamba": _cross(
-            [{"lr": 2e-4}, {"lr": 5e-4}],
+            [{"lr": 1e-3}, {"lr": 5e-4}],
             [{"behaviour_coeff": coefficient} for coefficient in (0.05, 0.1, 0.3)],
         ),
         "logo": [
