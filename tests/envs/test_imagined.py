@@ -230,6 +230,23 @@ def test_masks_are_passed_on_and_an_agent_without_action_ends_the_row() -> None:
     assert step["next", "truncated"].all()
 
 
+def test_random_actions_keep_to_the_predicted_masks() -> None:
+    env = make_imagined(DISCRETE, horizon=2)
+    rollout = env.rollout(20, break_when_any_done=False)
+    masks, actions = rollout["agents", "action_mask"], rollout["agents", "action"]
+    assert not masks.all()
+    assert masks.gather(-1, actions.unsqueeze(-1)).all()
+    # Where nothing forbids them, at the starts, odd actions are drawn too.
+    assert set(actions[rollout["step"].squeeze(-1) == 0].flatten().tolist()) == set(range(5))
+    # A row that is drawn anew has its own mask, and the others keep theirs.
+    step = env.step(env.rand_action(env.reset()))["next"]
+    reset = torch.zeros(env.batch_size, dtype=torch.bool)
+    reset[0] = True
+    env.reset(step.set("_reset", reset.unsqueeze(-1)))
+    mask = env.full_action_spec["agents", "action"].mask
+    assert mask[0].all() and (mask[1:] == torch.tensor([True, False, True, False, True])).all()
+
+
 def test_runs_in_a_collector() -> None:
     env = make_imagined(horizon=5, clamp_margin=None)
     collector = Collector(env, None, frames_per_batch=60, total_frames=180)

@@ -38,6 +38,9 @@ class ImaginedEnv(ModelBasedEnvBase):
     the start is read from and written to ``"step"`` and truncates at ``horizon``: the environment
     itself holds no state beside its random generator.
 
+    Random actions, those of ``env.rollout()`` without a policy, are drawn from what the predicted
+    mask leaves; policies read the mask themselves.
+
     A row ends early, as *truncated*, where the model yields numbers that are not finite or leaves
     an agent without an available action: the transition is written as it is, for whoever stores
     it to refuse, but nothing is imagined on top of it.
@@ -255,7 +258,21 @@ class ImaginedEnv(ModelBasedEnvBase):
         )
         for name in ("done", "terminated", "truncated"):
             out.set(name, torch.zeros(*shape, 1, dtype=torch.bool, device=self.device))
+        self._offer_actions(out, None if tensordict is None else tensordict.get("_reset", None))
         return out
+
+    def _offer_actions(self, out: TensorDictBase, reset: torch.Tensor | None = None) -> None:
+        """Has random actions drawn from what is available, as TorchRL's environments do it.
+
+        With ``batch_size=()`` the spec has no rows, and cannot hold a mask of any.
+        """
+        if not self.world_model.spec.discrete or not self.batch_size:
+            return
+        mask = out.get(self.world_model.tensor_keys.action_mask)  # [B, N, A]
+        spec = self.full_action_spec[self.world_model.tensor_keys.action]
+        if reset is not None and spec.mask is not None:
+            mask = torch.where(reset.reshape(*self.batch_size, 1, 1), mask, spec.mask)
+        spec.update_mask(mask)
 
     def _new_tensordict(self, shape: torch.Size) -> TensorDict:
         """An empty TensorDict, with the agents' part in the agents' batch size if there is one."""
@@ -325,6 +342,7 @@ class ImaginedEnv(ModelBasedEnvBase):
             out.set("terminated", terminated)
             out.set("truncated", truncated)
             out.set("done", terminated | truncated)
+        self._offer_actions(out)
         return out
 
 
