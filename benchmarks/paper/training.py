@@ -23,8 +23,9 @@ from benchmarks.paper.variants import VARIANTS, Variant
 from benchmarks.paper.world_models import find_kind, share_world_model
 from torchrl_logo.data import OfflineDataset
 from torchrl_logo.trainers import OfflineTrainer, train_mamba
+from torchrl_logo.trainers.held_out import find_held_out
 from torchrl_logo.trainers.methods import METHODS
-from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
+from torchrl_logo.trainers.uncertainty_threshold import find_uncertainty_threshold
 
 __all__ = ["Trained", "train_cell"]
 
@@ -177,7 +178,9 @@ def _scale_sampler(
     if variant.threshold_scale is None and variant.log_odds is None:
         return {}
     horizon = settings.get("horizon", METHODS["logo"].horizon)
-    measured = measure_uncertainty(model, dataset, horizon=horizon, seed=cell.seed)
+    measured = find_uncertainty_threshold(
+        model, find_held_out(dataset, cell.seed), horizon=horizon, seed=cell.seed
+    )
     threshold = measured * (variant.threshold_scale or 1.0)
     # C alone changes where certainty ends, and not how much it counts for.
     temperature = measured / (variant.log_odds or _DEFAULT_LOG_ODDS)

@@ -10,7 +10,7 @@ from torchrl_logo.data import OfflineDataset, collect
 from torchrl_logo.envs.vmas import VmasTeamEnv
 from torchrl_logo.evaluation.world_model import imagine_open_loop
 from torchrl_logo.modules import JointWorldModel, LOGOWorldModel
-from torchrl_logo.trainers import measure_uncertainty
+from torchrl_logo.trainers import find_uncertainty_threshold
 
 
 @pytest.fixture(scope="module")
@@ -35,12 +35,12 @@ def test_quantile_of_the_accumulated_uncertainty(
     accumulated = imagine_open_loop(model, windows)["uncertainty"].square().cumsum(1).sqrt()
     values = np.sort(accumulated.detach().flatten().numpy())
     for quantile in (0.25, 0.5, 0.95):
-        found = measure_uncertainty(
+        found = find_uncertainty_threshold(
             model, dataset, horizon=5, quantile=quantile, windows=4096, seed=1
         )
         low, high = np.quantile(values, [max(quantile - 0.03, 0), min(quantile + 0.03, 1)])
         assert low <= found <= high
-    largest = measure_uncertainty(model, dataset, horizon=5, quantile=1.0, windows=4096)
+    largest = find_uncertainty_threshold(model, dataset, horizon=5, quantile=1.0, windows=4096)
     assert largest == pytest.approx(float(values[-1]), rel=1e-4)
 
 
@@ -48,9 +48,9 @@ def test_horizon_is_cut_to_the_longest_episode(
     dataset: OfflineDataset, model: LOGOWorldModel
 ) -> None:
     arguments = {"windows": 64, "seed": 2}
-    whole = measure_uncertainty(model, dataset, horizon=6, **arguments)
-    assert measure_uncertainty(model, dataset, horizon=500, **arguments) == whole
-    assert measure_uncertainty(model, dataset, horizon=1, **arguments) < whole
+    whole = find_uncertainty_threshold(model, dataset, horizon=6, **arguments)
+    assert find_uncertainty_threshold(model, dataset, horizon=500, **arguments) == whole
+    assert find_uncertainty_threshold(model, dataset, horizon=1, **arguments) < whole
 
 
 def test_seed_decides_and_the_process_random_state_stays(
@@ -59,16 +59,16 @@ def test_seed_decides_and_the_process_random_state_stays(
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
-    first = measure_uncertainty(model, dataset, horizon=3, windows=16, seed=4)
+    first = find_uncertainty_threshold(model, dataset, horizon=3, windows=16, seed=4)
     assert torch.equal(torch.rand(2), expected)
-    assert measure_uncertainty(model, dataset, horizon=3, windows=16, seed=4) == first
-    assert measure_uncertainty(model, dataset, horizon=3, windows=16, seed=5) != first
+    assert find_uncertainty_threshold(model, dataset, horizon=3, windows=16, seed=4) == first
+    assert find_uncertainty_threshold(model, dataset, horizon=3, windows=16, seed=5) != first
 
 
 def test_model_without_an_uncertainty(dataset: OfflineDataset) -> None:
     joint = JointWorldModel.from_dataset(dataset, hidden_size=8)
     with pytest.raises(ValueError, match="JointWorldModel reports no uncertainty"):
-        measure_uncertainty(joint, dataset, horizon=3, windows=16)
+        find_uncertainty_threshold(joint, dataset, horizon=3, windows=16)
 
 
 @pytest.mark.parametrize("quantile", [0.0, 1.5, float("nan")])
@@ -76,4 +76,4 @@ def test_quantile_out_of_range(
     quantile: float, dataset: OfflineDataset, model: LOGOWorldModel
 ) -> None:
     with pytest.raises(ValueError, match="quantile must be within"):
-        measure_uncertainty(model, dataset, horizon=3, quantile=quantile)
+        find_uncertainty_threshold(model, dataset, horizon=3, quantile=quantile)

@@ -24,7 +24,7 @@ from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.envs.uncertainty_penalty import UncertaintyPenalty
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.imagined_transitions import ImaginedTransitions
-from torchrl_logo.trainers.uncertainty_threshold import measure_uncertainty
+from torchrl_logo.trainers.uncertainty_threshold import find_uncertainty_threshold
 
 __all__ = ["Imagination", "build_imagination"]
 
@@ -59,6 +59,7 @@ def build_imagination(
     world_model: WorldModel,
     policy: TensorDictModuleBase,
     dataset: OfflineDataset,
+    held_out: OfflineDataset,
     real: TensorDictReplayBuffer,
     *,
     batch_size: int,
@@ -81,6 +82,7 @@ def build_imagination(
         world_model (WorldModel): a trained model; frozen here.
         policy (TensorDictModuleBase): acts in it, as it is at each collection.
         dataset (OfflineDataset): where rollouts start.
+        held_out (OfflineDataset): the part of it that the threshold is measured on.
         real (TensorDictReplayBuffer): the real transitions that are mixed in.
 
     Keyword Args:
@@ -89,7 +91,8 @@ def build_imagination(
         rollouts (int): rollouts that run at once.
         capacity (int): imagined transitions that are kept.
         real_fraction (float): share of real transitions in a batch.
-        threshold (float, optional): the sampler's ``C``; without it, measured on the dataset.
+        threshold (float, optional): the sampler's ``C``; without it, measured on the
+            part of the data that is held out.
         quantile (float): of that measurement.
         temperature (float, optional): the sampler's; a third of ``C`` without it.
         weighted (bool): whether imagined transitions are drawn by their uncertainty; uniformly
@@ -117,8 +120,8 @@ def build_imagination(
     drawing: dict[str, Any] = {"sampler": RandomSampler()}
     if weighted:
         if threshold is None:
-            threshold = measure_uncertainty(
-                world_model, dataset, horizon=horizon, quantile=quantile, seed=seed
+            threshold = find_uncertainty_threshold(
+                world_model, held_out, horizon=horizon, quantile=quantile, seed=seed
             )
         if temperature is None:
             temperature = threshold / _CERTAIN_TO_UNKNOWN_LOG_ODDS

@@ -34,6 +34,7 @@ from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.data_parallel import require_even_shares
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
+from torchrl_logo.trainers.held_out import find_held_out
 from torchrl_logo.trainers.imagination import Imagination, build_imagination
 from torchrl_logo.trainers.method_networks import Networks
 from torchrl_logo.trainers.methods import METHODS, Method, find_method, find_policy
@@ -132,8 +133,9 @@ class OfflineTrainer(BlockwiseTrainer):
             in standard deviations of rewards. Defaults to the method's own.
         uncertainty_threshold (float, optional): the sampler's ``C``. Defaults to the
             ``uncertainty_quantile`` of the model's accumulated uncertainty over ``horizon`` steps
-            along recorded actions: what the model does not know better than its worst known
-            steps counts as unknown.
+            along recorded actions of held-out episodes
+            (:func:`~torchrl_logo.trainers.find_uncertainty_threshold`): what the model does not
+            know better than its worst known steps counts as unknown.
         uncertainty_quantile (float): see above. Defaults to ``0.95``.
         temperature (float, optional): the sampler's temperature. Defaults to ``C / 3``: a certain
             transition is drawn about 20 times as often as an unknown one.
@@ -336,6 +338,7 @@ class OfflineTrainer(BlockwiseTrainer):
                 world_model,
                 self.policy,
                 dataset,
+                find_held_out(dataset, seed),
                 real,
                 batch_size=batch_size,
                 horizon=horizon,

@@ -22,15 +22,14 @@ from torchrl_logo.record import (
     plot_learning_curves,
     render_episode,
 )
+from torchrl_logo.trainers.held_out import find_held_out
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
 from torchrl_logo.trainers.stop_signals import StopSignals
-from torchrl_logo.trainers.world_model import TRAIN_FRACTION
 from torchrl_logo.whole_files import write_file
 
 __all__ = ["TrackedResult", "train_tracked"]
 
 _RUN_FILE = "mlflow_run.json"
-_FEW_EPISODES = 10
 
 
 @dataclasses.dataclass
@@ -141,7 +140,7 @@ def train_tracked(
         result = dataclasses.replace(result, policy=result.policy.with_returns(evaluation))
         _log_final(run, trainer, result, evaluation)
         if trainer.world_model is not None:
-            held_out = _find_held_out(dataset, seed)
+            held_out = find_held_out(dataset, seed)
             log_world_model_figures(run, trainer.world_model, held_out, video=video)
         if video and isinstance(where, str) and where.startswith("vmas/"):
             frames = render_episode(make_env(where, seed=seed), result.policy)
@@ -157,13 +156,6 @@ def _find_run_key(checkpoint_dir: Path) -> str:
         content = json.dumps({"run_key": uuid.uuid4().hex})
         write_file("the run's key", path, content.encode())
     return str(read_json(path)["run_key"])
-
-
-def _find_held_out(dataset: OfflineDataset, seed: int) -> OfflineDataset:
-    """The episodes on which the training's world model was not trained; all if there are few."""
-    if dataset.metadata.episodes < _FEW_EPISODES:
-        return dataset
-    return dataset.split(TRAIN_FRACTION, seed=seed)[1]
 
 
 def _log_final(

@@ -9,11 +9,11 @@ from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.modules.world_model import WorldModel
 
-__all__ = ["measure_uncertainty"]
+__all__ = ["find_uncertainty_threshold"]
 
 
 @torch.no_grad()
-def measure_uncertainty(
+def find_uncertainty_threshold(
     world_model: WorldModel,
     dataset: OfflineDataset,
     *,
@@ -25,12 +25,13 @@ def measure_uncertainty(
     """A quantile of the model's accumulated uncertainty along recorded actions.
 
     The model runs open loop from states of the dataset under the actions that were recorded
-    there. What it reports on those rollouts is what it reports where it was trained: the
-    quantile is the natural scale of the sampler's threshold ``C``, whatever the task.
+    there. What it reports on those rollouts is what it reports on the data's own ground: the
+    quantile is the natural scale of the sampler's threshold ``C``, whatever the task. On episodes
+    that the model was trained on it may be sure of too much: pass those that were held out.
 
     Args:
         world_model (WorldModel): a trained model with an uncertainty.
-        dataset (OfflineDataset): the data.
+        dataset (OfflineDataset): episodes, best those of :func:`find_held_out`.
 
     Keyword Args:
         horizon (int): steps of a rollout; shortened to the longest episode if that is shorter.

@@ -25,6 +25,7 @@ from torchrl_logo.trainers.data_parallel import (
     require_even_shares,
     take_share,
 )
+from torchrl_logo.trainers.held_out import TRAIN_FRACTION
 from torchrl_logo.trainers.number_watch import NumberWatch
 from torchrl_logo.trainers.resumable import BlockwiseTrainer, make_checkpointing
 
@@ -34,7 +35,6 @@ _WARM_UP = 100
 _FINAL_SHARE = 0.01
 
 #: Share of the episodes that a world model learns from; the others choose its weights.
-TRAIN_FRACTION = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
