@@ -36,40 +36,54 @@ def _losses(name: str, *values: float) -> list[dict[str, Any]]:
 
 _RATES = [{"lr": 2e-4}, {"lr": 5e-4}, {"lr": 1e-3}]
 _SLOW, _FAST = {"lr": 5e-4, "tau": 0.005}, {"lr": 1e-3, "tau": 0.01}
-# Every method is tried with slow and with fast learning: LOGO gains from the latter, so rivals may.
-_LEARNING: list[dict[str, Any]] = [{}, _FAST]
-_MILD = {"loss_kwargs": {"min_q_weight": 1.0}}  # 5 was worse for all of them
-_BEHAVIOUR = _losses("bc_coeff", 0.25, 0.5, 1.0)
+# Every method is tried with slow and with fast learning, and the conservative ones with a weak and
+# a strong penalty: LOGO gains from fast learning and a weak one, so rivals may. (5 is worse for all.)
+_MILD, _STRONG = {"min_q_weight": 0.2}, {"min_q_weight": 1.0}
+_CONSERVATIVE: list[dict[str, Any]] = [
+    {"loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
+    {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
+    {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.25}},
+    {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
+    {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.5}},
+    {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 1.0}},
+]
 
 SPACES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "continuous": {
         "bc": _cross(_RATES, [{"hidden_sizes": [128, 128]}, {"hidden_sizes": [256, 256]}]),
-        "macql": _cross(_LEARNING, [merge_settings(_MILD, b) for b in _BEHAVIOUR]),
-        "cfcql": _cross(_LEARNING, [merge_settings(_MILD, b) for b in _BEHAVIOUR]),
+        "macql": _CONSERVATIVE,
+        "cfcql": _CONSERVATIVE,
         "mabcq": _cross(_RATES, _losses("phi", 0.05, 0.2)),
         "matd3bc": _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 2.5, 10.0)),
-        "omar": _cross(
-            [merge_settings(BASE["omar"], _MILD, learning) for learning in _LEARNING],
-            _losses("rectification_coeff", 0.5, 0.7, 0.9),
-        ),
+        "omar": [
+            merge_settings(BASE["omar"], learning, {"loss_kwargs": {**penalty, **rectification}})
+            for learning, penalty, rectification in [
+                ({}, _STRONG, {"rectification_coeff": 0.5}),
+                (_FAST, _MILD, {"rectification_coeff": 0.5}),
+                (_FAST, _MILD, {"rectification_coeff": 0.9}),
+                (_FAST, _STRONG, {"rectification_coeff": 0.5}),
+                (_FAST, _STRONG, {"rectification_coeff": 0.7}),
+                (_FAST, _STRONG, {"rectification_coeff": 0.9}),
+            ]
+        ],
         "omiga": _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 5.0, 10.0)),
         "maicq": _cross(_RATES, _losses("actor_temperature", 0.1, 1.0)),
         "mopo": _cross(
             [{**_FAST, "horizon": 5}, {"horizon": 5}],
             [{"reward_penalty": penalty} for penalty in (0.5, 1.0, 2.5)],
         ),
-        "combo": _cross(_LEARNING, [merge_settings(_MILD, b) for b in _BEHAVIOUR]),
+        "combo": _CONSERVATIVE,
         "mamba": _cross(
-            [{"lr": 1e-3}, {"lr": 5e-4}],
+            [{"lr": 2e-4}, {"lr": 5e-4}],
             [{"behaviour_coeff": coefficient} for coefficient in (0.05, 0.1, 0.3)],
         ),
         "logo": [
-            {**_FAST, "loss_kwargs": {"min_q_weight": 1.0, "bc_coeff": 0.2}},
-            {**_SLOW, "loss_kwargs": {"min_q_weight": 1.0, "bc_coeff": 0.2}},
-            {**_SLOW, "loss_kwargs": {"min_q_weight": 5.0, "bc_coeff": 0.25}},
-            {**_SLOW, "horizon": 5, "loss_kwargs": {"min_q_weight": 1.0, "bc_coeff": 0.2}},
-            {**_SLOW, "horizon": 5, "loss_kwargs": {"min_q_weight": 5.0, "bc_coeff": 0.25}},
-            {**_SLOW, "horizon": 5, "loss_kwargs": {"min_q_weight": 5.0, "bc_coeff": 0.5}},
+            {**_SLOW, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
+            {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
+            {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
+            {**_FAST, "loss_kwargs": {"min_q_weight": 0.0, "bc_coeff": 0.0, "entropy_coeff": 0.01}},
+            {**_FAST, "horizon": 5, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
+            {**_FAST, "horizon": 5, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
         ],
     },
     "discrete": {

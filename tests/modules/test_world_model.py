@@ -8,6 +8,7 @@ import pytest
 import torch
 from tensordict import TensorDict
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional as F
 
 from torchrl_logo.data import TaskSpec
 from torchrl_logo.modules import (
@@ -15,6 +16,7 @@ from torchrl_logo.modules import (
     JointWorldModel,
     LOGOWorldModel,
     WorldModel,
+    read_on_scales,
 )
 
 MODELS = [LOGOWorldModel, JointWorldModel, EnsembleWorldModel]
@@ -294,3 +296,49 @@ def test_an_architecture_that_cannot_be_is_refused(value: object, tmp_path: path
     model.save(path)
     with pytest.raises(ValueError, match="another frequencies of a LOGOWorldModel"):
         LOGOWorldModel.load(path)
+
+
+def test_outcomes_are_judged_from_agents_and_from_pairs() -> None:
+    torch.manual_seed(0)
+    spec = TaskSpec(3, 4, 5, 2, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
+    model = LOGOWorldModel(spec, hidden_size=16)
+    data = make_data(spec, 50)
+    model.fit_normalizers(data)
+    observation, action = data["agents", "observation"], data["agents", "action"]
+    change = data["next", "agents", "observation"] - observation
+    normalized = model.observation_normalizer.normalize
+    agents = model.describe_agents(normalized(observation), action)
+    delta = model.observation_delta_normalizer.normalize(change)
+    alone, together = model._encode_places(agents, delta, action)
+
+    following = normalized(observation + change)
+    scales = (2.0, 4.0, 8.0, 16.0)
+    encode = model.outcome_agent_encoder
+    assert model.outcome_pair_encoder is not None
+    for row in range(3):
+        expected = torch.zeros(2, 2)
+        for i in range(3):
+            read = read_on_scales(following[row, i], scales)
+            expected[0] += F.silu(encode(torch.cat([read, action[row, i]])))
+            for j in range(i + 1, 3):
+                read = read_on_scales(following[row, i] - following[row, j], scales)
+                expected[1] += F.silu(model.outcome_pair_encoder(read))
+        found = torch.stack([alone[row], together[row]])
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("agents", "limit", "pairs"), [(3, 3, True), (3, 2, False), (1, 9, False)])
+def test_pairs_are_left_out_of_large_teams(agents: int, limit: int, pairs: bool) -> None:
+    spec = TaskSpec(agents, 4, 5, 2, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
+    model = LOGOWorldModel(spec, hidden_size=16, max_pairs=limit)
+    assert (model.outcome_pair_encoder is not None) == pairs
+    assert model(make_data(spec, 5))["next", "reward"].shape == (5, 1)
+
+
+@pytest.mark.parametrize("agents", [1, 10, 100])
+def test_one_class_predicts_for_teams_of_any_size(agents: int) -> None:
+    spec = TaskSpec(agents, 4, 5, 2, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)
+    model = LOGOWorldModel(spec, hidden_size=16)
+    out = model(make_data(spec, 2))
+    assert out["next", "agents", "observation"].shape == (2, agents, 4)
+    assert out["uncertainty"].isfinite().all()

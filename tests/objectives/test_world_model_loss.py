@@ -127,6 +127,9 @@ def test_a_share_of_the_rows_reads_decoded_observations(share: float) -> None:
         LOGOWorldModelLoss(model, decoded_share=1.5)
 
 
+OUTCOME = {"outcome_network", "outcome_agent_encoder", "outcome_pair_encoder"}
+
+
 @pytest.mark.parametrize(
     ("term", "trained"),
     [
@@ -141,8 +144,8 @@ def test_a_share_of_the_rows_reads_decoded_observations(share: float) -> None:
                 "deductive_encoder",
             },
         ),
-        ("reward", {"outcome_network"}),
-        ("termination", {"outcome_network"}),
+        ("reward", OUTCOME),
+        ("termination", OUTCOME),
         ("reconstruction", {"decoder", "decoder_skip"}),
         ("persistence", {"persistence_logit"}),
         ("direct", {"direct_encoder"}),

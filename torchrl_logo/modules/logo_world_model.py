@@ -24,6 +24,9 @@ _IDENTITY_SIZE = 8
 
 _PERSISTENCE_SCALE = 10.0
 
+# Outcomes are judged on fewer scales than contacts need: on these alone, rewards are as accurate.
+_OUTCOME_FREQUENCIES = (2.0, 4.0, 8.0, 16.0)
+
 
 class Deduction(NamedTuple):
     """What the deductive model concludes, in standardised units.
@@ -67,7 +70,10 @@ class LOGOWorldModel(WorldModel):
     Ours, beside the paper: standardised changes instead of absolute values; the conditioning of
     the deduction on state, observations and actions; the encoder of the local predictions, which
     is shared by the agents and adds up; observations read on several scales; termination and
-    masks, and the reward, judged from the deduced change without shaping it.
+    masks, and the reward, judged from the deduced change without shaping it, and from the
+    predicted next observations: agent by agent and, since what a team is paid or punished for is
+    often how its members stand to each other (collisions, spreading out), pair by pair, from the
+    differences of their observations.
 
     Args:
         spec (TaskSpec): the task's sizes.
@@ -81,6 +87,9 @@ class LOGOWorldModel(WorldModel):
             ``"residual"``, that and what the decoder missed of the last observation, feature by
             feature as far as such misses persist in the data; or ``"local"``, the local model's
             own. Defaults to ``"residual"``.
+        max_pairs (int): the reward, termination and masks are judged from pairs of agents where
+            there are no more pairs than these, so that memory grows no faster than the team.
+            Defaults to ``45``, the pairs of ten agents; ``0`` never compares agents.
         frequencies (Sequence[float]): on which observations are read, see
             :func:`~torchrl_logo.modules.read_on_scales`. Defaults to powers of 2
             up to 64.
@@ -101,6 +110,8 @@ class LOGOWorldModel(WorldModel):
 
     has_uncertainty: ClassVar[bool] = True
     identity: torch.Tensor
+    _first: torch.Tensor
+    _second: torch.Tensor
 
     def __init__(
         self,
@@ -108,6 +119,7 @@ class LOGOWorldModel(WorldModel):
         *,
         hidden_size: int = 256,
         carry: Literal["residual", "decoded", "local"] = "residual",
+        max_pairs: int = 45,
         frequencies: Sequence[float] = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
         device: torch.device | str | None = None,
     ) -> None:
@@ -115,10 +127,17 @@ class LOGOWorldModel(WorldModel):
             raise ValueError(f"carry must be 'residual', 'decoded' or 'local', found {carry!r}.")
         if hidden_size < 4:
             raise ValueError(f"hidden_size must be at least 4, found {hidden_size}.")
+        if max_pairs < 0:
+            raise ValueError(f"max_pairs must not be negative, found {max_pairs}.")
         super().__init__(spec, device=device)
         # A list, as it is read back from a file.
         frequencies = [float(frequency) for frequency in frequencies]
-        self.config = {"hidden_size": hidden_size, "carry": carry, "frequencies": frequencies}
+        self.config = {
+            "hidden_size": hidden_size,
+            "carry": carry,
+            "max_pairs": max_pairs,
+            "frequencies": frequencies,
+        }
         self.carry = carry
         self.frequencies = frequencies
         self.register_buffer("identity", _encode_identity(spec.n_agents, device=device))
@@ -150,9 +169,20 @@ class LOGOWorldModel(WorldModel):
         # How much of what the decoder misses is still missed a step later, by feature.
         self.persistence_logit = nn.Parameter(torch.zeros(n, d_o, device=device))
 
+        pairs = n * (n - 1) // 2
+        first, second = torch.triu_indices(n, n, 1, device=device)
+        self.register_buffer("_first", first, persistent=False)
+        self.register_buffer("_second", second, persistent=False)
+        read = (1 + 2 * len(_OUTCOME_FREQUENCIES)) * d_o
+        eighth = max(hidden_size // 8, 1)
+        self.outcome_agent_encoder = _mlp(read + d_a, quarter, eighth, depth=1, device=device)
+        self.outcome_pair_encoder = (
+            _mlp(read, quarter, eighth, depth=1, device=device) if 0 < pairs <= max_pairs else None
+        )
+        judged = eighth if self.outcome_pair_encoder is None else 2 * eighth
         outcomes = 2 + (n * d_a if spec.discrete else 0)
         self.outcome_network = _mlp(
-            half + 2 * d_s + n * d_a, half, outcomes, depth=2, device=device
+            half + judged + 2 * d_s + n * d_a, half, outcomes, depth=2, device=device
         )
         self.direct_encoder = _mlp(d_s + n * d_a, half, d_s, depth=2, device=device)
 
@@ -217,10 +247,12 @@ class LOGOWorldModel(WorldModel):
         state_delta = self.deductive_encoder(
             torch.cat([team, local_delta.flatten(-2), state, flat_action], -1)
         )
-        # Reward, termination and masks are judged from the two states. They do not shape the
-        # states: rare ends and large rewards would be learnt by heart at the dynamics' expense.
+        # Reward, termination and masks are judged from the two states and the agents' places in
+        # the next. They do not shape these: rare ends and large rewards would be learnt by heart
+        # at the dynamics' expense.
+        places = self._encode_places(agents, local_delta.detach(), action)
         outcome = self.outcome_network(
-            torch.cat([team.detach(), state, state_delta.detach(), flat_action], -1)
+            torch.cat([team.detach(), *places, state, state_delta.detach(), flat_action], -1)
         )
         mask_logit = None
         if self.spec.discrete:
@@ -231,6 +263,22 @@ class LOGOWorldModel(WorldModel):
             termination_logit=outcome[..., 1:2],
             action_mask_logit=mask_logit,
         )
+
+    def _encode_places(
+        self, agents: torch.Tensor, local_delta: torch.Tensor, action: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """The agents' next observations, by themselves and to each other: codes ``[*, h]``."""
+        change = self.observation_delta_normalizer.denormalize(local_delta)
+        change = change * self.observation_normalizer.inverse_scale * self.observation_mask
+        following = agents[..., : self.spec.observation_size] + change  # [*, N, d_o]
+        scaled = split_into_scales(following, _OUTCOME_FREQUENCIES)
+        action = action.expand(*following.shape[:-1], -1)
+        codes = [F.silu(self.outcome_agent_encoder(torch.cat([*scaled, action], -1))).sum(-2)]
+        if self.outcome_pair_encoder is not None:
+            between = following[..., self._first, :] - following[..., self._second, :]  # [*, P, d]
+            scaled = split_into_scales(between, _OUTCOME_FREQUENCIES)
+            codes.append(F.silu(self.outcome_pair_encoder(torch.cat(scaled, -1))).sum(-2))
+        return codes
 
     def decode(self, state: torch.Tensor) -> torch.Tensor:
         """The local observations that belong to a state, both standardised: ``[*, N, d_o]``.
