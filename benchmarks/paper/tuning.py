@@ -37,7 +37,7 @@ def _losses(name: str, *values: float) -> list[dict[str, Any]]:
 _RATES = [{"lr": 2e-4}, {"lr": 5e-4}, {"lr": 1e-3}]
 _SLOW, _FAST = {"lr": 5e-4, "tau": 0.005}, {"lr": 1e-3, "tau": 0.01}
 # Every method is tried with slow and with fast learning, and the conservative ones with a weak and
-# a strong penalty: LOGO gains from fast learning and a weak one, so rivals may. (5 is worse for all.)
+# a strong penalty: LOGO gains from fast learning and a weak one, so rivals may.
 _MILD, _STRONG = {"min_q_weight": 0.2}, {"min_q_weight": 1.0}
 _CONSERVATIVE: list[dict[str, Any]] = [
     {"loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
