@@ -77,6 +77,7 @@ class MLflowPages:
         with self.page.expect_response("**/mlflow/runs/search"):
             menu.get_by_text(metric, exact=True).click()
         self.page.get_by_role("button", name=f"Sort: {metric}").wait_for()
+        self.page.wait_for_timeout(1000)  # nothing on the page tells when its rows are drawn anew
 
     def open_charts(self) -> None:
         """Shows the runs' curves side by side."""
