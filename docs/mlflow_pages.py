@@ -60,7 +60,12 @@ class MLflowPages:
 
     def list_run_names(self) -> list[str]:
         """Names as shown, from top to bottom."""
-        return self._run_links().all_inner_texts()
+        # The table puts rows in their places by style: their order in the document is another.
+        rows: list[list[Any]] = self._run_links().evaluate_all(
+            """(links) => links.map((link) => [
+                Number(link.closest('[role="row"]').getAttribute("row-index")), link.innerText])"""
+        )
+        return [name for _, name in sorted(rows)]
 
     def sort_by(self, metric: str) -> None:
         """Sorts the list by a metric, the largest first, and shows the metric as a column."""
