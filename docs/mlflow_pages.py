@@ -48,6 +48,7 @@ class MLflowPages:
 
     def __init__(self, page: Any, url: str, experiment_id: str) -> None:
         self.page = page
+        self.experiment_id = experiment_id
         self._runs = f"{url}/#/experiments/{experiment_id}/runs"
 
     def open_runs(self) -> None:
@@ -237,10 +238,7 @@ def main() -> None:
         best = pages.list_run_names()[0]
         pages.open_charts()
         take("charts")
-        client = MlflowClient(store)
-        experiment = client.get_experiment_by_name(args.experiment)
-        assert experiment is not None
-        (run, *_) = client.search_runs([experiment.experiment_id], f"run_name = '{best}'")
+        (run, *_) = MlflowClient(store).search_runs([pages.experiment_id], f"run_name = '{best}'")
         pages.open_artifact(run.info.run_id, "figures/open_loop_state.png")
         pages.measure_picture()
         take("figure")

@@ -170,16 +170,16 @@ class LOGOWorldModel(WorldModel):
         self.persistence_logit = nn.Parameter(torch.zeros(n, d_o, device=device))
 
         pairs = n * (n - 1) // 2
-        first, second = torch.triu_indices(n, n, 1, device=device)
-        self.register_buffer("_first", first, persistent=False)
-        self.register_buffer("_second", second, persistent=False)
         read = (1 + 2 * len(_OUTCOME_FREQUENCIES)) * d_o
         eighth = max(hidden_size // 8, 1)
         self.outcome_agent_encoder = _mlp(read + d_a, quarter, eighth, depth=1, device=device)
-        self.outcome_pair_encoder = (
-            _mlp(read, quarter, eighth, depth=1, device=device) if 0 < pairs <= max_pairs else None
-        )
-        judged = eighth if self.outcome_pair_encoder is None else 2 * eighth
+        self.outcome_pair_encoder, judged = None, eighth
+        if 0 < pairs <= max_pairs:
+            first, second = torch.triu_indices(n, n, 1, device=device)
+            self.register_buffer("_first", first, persistent=False)
+            self.register_buffer("_second", second, persistent=False)
+            self.outcome_pair_encoder = _mlp(read, quarter, eighth, depth=1, device=device)
+            judged += eighth
         outcomes = 2 + (n * d_a if spec.discrete else 0)
         self.outcome_network = _mlp(
             half + judged + 2 * d_s + n * d_a, half, outcomes, depth=2, device=device
@@ -270,6 +270,7 @@ class LOGOWorldModel(WorldModel):
         """The agents' next observations, by themselves and to each other: codes ``[*, h]``."""
         change = self.observation_delta_normalizer.denormalize(local_delta)
         change = change * self.observation_normalizer.inverse_scale * self.observation_mask
+        # An agent's description begins with its observation, on the first scale.
         following = agents[..., : self.spec.observation_size] + change  # [*, N, d_o]
         scaled = split_into_scales(following, _OUTCOME_FREQUENCIES)
         action = action.expand(*following.shape[:-1], -1)

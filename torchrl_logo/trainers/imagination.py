@@ -23,6 +23,7 @@ from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.envs.imagined import ImaginedEnv
 from torchrl_logo.envs.uncertainty_penalty import UncertaintyPenalty
 from torchrl_logo.modules.world_model import WorldModel
+from torchrl_logo.trainers.held_out import find_held_out
 from torchrl_logo.trainers.imagined_transitions import ImaginedTransitions
 from torchrl_logo.trainers.uncertainty_threshold import find_uncertainty_threshold
 
@@ -59,7 +60,6 @@ def build_imagination(
     world_model: WorldModel,
     policy: TensorDictModuleBase,
     dataset: OfflineDataset,
-    held_out: OfflineDataset,
     real: TensorDictReplayBuffer,
     *,
     batch_size: int,
@@ -82,7 +82,6 @@ def build_imagination(
         world_model (WorldModel): a trained model; frozen here.
         policy (TensorDictModuleBase): acts in it, as it is at each collection.
         dataset (OfflineDataset): where rollouts start.
-        held_out (OfflineDataset): the part of it that the threshold is measured on.
         real (TensorDictReplayBuffer): the real transitions that are mixed in.
 
     Keyword Args:
@@ -121,7 +120,11 @@ def build_imagination(
     if weighted:
         if threshold is None:
             threshold = find_uncertainty_threshold(
-                world_model, held_out, horizon=horizon, quantile=quantile, seed=seed
+                world_model,
+                find_held_out(dataset, seed),
+                horizon=horizon,
+                quantile=quantile,
+                seed=seed,
             )
         if temperature is None:
             temperature = threshold / _CERTAIN_TO_UNKNOWN_LOG_ODDS

@@ -34,7 +34,6 @@ from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.data_parallel import require_even_shares
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
-from torchrl_logo.trainers.held_out import find_held_out
 from torchrl_logo.trainers.imagination import Imagination, build_imagination
 from torchrl_logo.trainers.method_networks import Networks
 from torchrl_logo.trainers.methods import METHODS, Method, find_method, find_policy
@@ -338,7 +337,6 @@ class OfflineTrainer(BlockwiseTrainer):
                 world_model,
                 self.policy,
                 dataset,
-                find_held_out(dataset, seed),
                 real,
                 batch_size=batch_size,
                 horizon=horizon,
