@@ -280,7 +280,7 @@ def make_policy_updates(rows: int, compiled: bool) -> dict[str, Callable[[], Non
     loss, looped = (
         MACQLLoss(
             make_gaussian_actor(SPEC, **sizes),
-            make_centralized_critic(SPEC, **sizes),
+            make_centralized_critic(SPEC, kind="state", **sizes),
             action_spec=SPEC.action_spec(),
             num_samples=DRAWS,
             bc_coeff=1.0,

@@ -34,27 +34,36 @@ def _losses(name: str, *values: float) -> list[dict[str, Any]]:
     return [{"loss_kwargs": {name: value}} for value in values]
 
 
+def _with_centralized_critic(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same critic for every method that has a centralised one: the search is not about it."""
+    return _cross([{"critic": "additive"}], settings)
+
+
 _RATES = [{"lr": 2e-4}, {"lr": 5e-4}, {"lr": 1e-3}]
 _SLOW, _FAST = {"lr": 5e-4, "tau": 0.005}, {"lr": 1e-3, "tau": 0.01}
 # Every method is tried with slow and with fast learning, and the conservative ones with a weak and
 # a strong penalty: LOGO gains from fast learning and a weak one, so rivals may.
 _MILD, _STRONG = {"min_q_weight": 0.2}, {"min_q_weight": 1.0}
-_CONSERVATIVE: list[dict[str, Any]] = [
-    {"loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
-    {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
-    {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.25}},
-    {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
-    {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.5}},
-    {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 1.0}},
-]
+_CONSERVATIVE = _with_centralized_critic(
+    [
+        {"loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
+        {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
+        {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.25}},
+        {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.25}},
+        {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.5}},
+        {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 1.0}},
+    ]
+)
 
 SPACES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "continuous": {
         "bc": _cross(_RATES, [{"hidden_sizes": [128, 128]}, {"hidden_sizes": [256, 256]}]),
         "macql": _CONSERVATIVE,
         "cfcql": _CONSERVATIVE,
-        "mabcq": _cross(_RATES, _losses("phi", 0.05, 0.2)),
-        "matd3bc": _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 2.5, 10.0)),
+        "mabcq": _with_centralized_critic(_cross(_RATES, _losses("phi", 0.05, 0.2))),
+        "matd3bc": _with_centralized_critic(
+            _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 2.5, 10.0))
+        ),
         "omar": [
             merge_settings(BASE["omar"], learning, {"loss_kwargs": {**penalty, **rectification}})
             for learning, penalty, rectification in [
@@ -68,23 +77,30 @@ SPACES: dict[str, dict[str, list[dict[str, Any]]]] = {
         ],
         "omiga": _cross([_FAST, {"lr": 5e-4}], _losses("alpha", 1.0, 5.0, 10.0)),
         "maicq": _cross(_RATES, _losses("actor_temperature", 0.1, 1.0)),
-        "mopo": _cross(
-            [{**_FAST, "horizon": 5}, {"horizon": 5}],
-            [{"reward_penalty": penalty} for penalty in (0.5, 1.0, 2.5)],
+        "mopo": _with_centralized_critic(
+            _cross(
+                [{**_FAST, "horizon": 5}, {"horizon": 5}],
+                [{"reward_penalty": penalty} for penalty in (0.5, 1.0, 2.5)],
+            )
         ),
         "combo": _CONSERVATIVE,
         "mamba": _cross(
             [{"lr": 2e-4}, {"lr": 5e-4}],
             [{"behaviour_coeff": coefficient} for coefficient in (0.05, 0.1, 0.3)],
         ),
-        "logo": [
-            {**_SLOW, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
-            {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
-            {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
-            {**_FAST, "loss_kwargs": {"min_q_weight": 0.0, "bc_coeff": 0.0, "entropy_coeff": 0.01}},
-            {**_FAST, "horizon": 5, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
-            {**_FAST, "horizon": 5, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
-        ],
+        "logo": _with_centralized_critic(
+            [
+                {**_SLOW, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
+                {**_FAST, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
+                {**_FAST, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
+                {
+                    **_FAST,
+                    "loss_kwargs": {"min_q_weight": 0.0, "bc_coeff": 0.0, "entropy_coeff": 0.01},
+                },
+                {**_FAST, "horizon": 5, "loss_kwargs": {**_STRONG, "bc_coeff": 0.2}},
+                {**_FAST, "horizon": 5, "loss_kwargs": {**_MILD, "bc_coeff": 0.05}},
+            ]
+        ),
     },
     "discrete": {
         "bc": _cross(_RATES, [{"hidden_sizes": [128, 128]}, {"hidden_sizes": [256, 256]}]),

@@ -53,7 +53,7 @@ def make_loss(n_agents: int = 2, behaviour: bool = True, **kwargs: Any) -> CFCQL
     torch.manual_seed(0)
     spec = make_spec(n_agents)
     actor = make_gaussian_actor(spec, hidden_sizes=(6,))
-    critic = make_centralized_critic(spec, hidden_sizes=(6,))
+    critic = make_centralized_critic(spec, kind="state", hidden_sizes=(6,))
     if behaviour:
         kwargs["behaviour_network"] = make_gaussian_actor(spec, hidden_sizes=(5,))
     loss = CFCQLLoss(actor, critic, action_spec=spec.action_spec(), **kwargs).double()
@@ -279,7 +279,7 @@ def test_one_agent_has_the_joint_penalty() -> None:
     spec = make_spec(1)
     networks = (
         make_gaussian_actor(spec, hidden_sizes=(6,)),
-        make_centralized_critic(spec, hidden_sizes=(6,)),
+        make_centralized_critic(spec, kind="state", hidden_sizes=(6,)),
     )
     joint = MACQLLoss(*networks, action_spec=spec.action_spec(), **kwargs).double()
     joint.load_state_dict(counterfactual.state_dict())
@@ -343,7 +343,7 @@ def test_agents_that_leave_the_data_weigh_more(monkeypatch: pytest.MonkeyPatch) 
     actor = make_gaussian_actor(spec, hidden_sizes=(), share_params=False)
     loss = CFCQLLoss(
         actor,
-        make_centralized_critic(spec, hidden_sizes=(6,)),
+        make_centralized_critic(spec, kind="state", hidden_sizes=(6,)),
         action_spec=spec.action_spec(),
         behaviour_network=copy.deepcopy(actor),
         divergence_temperature=1000.0,

@@ -474,13 +474,16 @@ def test_unavailable_actions_count_for_nothing(case: Case) -> None:
     assert any((found[key] != value).any() for key, value in expected.items())
 
 
-def forget_order(loss: LossModule, n_agents: int, state_size: int) -> None:
+def forget_order(loss: LossModule, spec: TaskSpec) -> None:
     """Makes centralised critics and mixers, which tell agents apart by their places, not do so."""
+    n_agents, action_size = spec.n_agents, 2
+    blocks = [spec.state_size, n_agents * spec.observation_size, n_agents * action_size]
     for name, tensor in [*loss.named_parameters(), *loss.named_buffers()]:
         network, value = name.removeprefix("target_").split("_network")[0], tensor.data
-        if network == "qvalue" and value.shape[-1] == state_size + 2 * n_agents:
-            actions = value[..., state_size:].unflatten(-1, (n_agents, 2))
-            actions.copy_(actions.mean(-2, keepdim=True).expand_as(actions))
+        if network == "qvalue" and value.shape[-1] == sum(blocks):
+            for block in value.split(blocks, -1)[1:]:
+                agents = block.unflatten(-1, (n_agents, -1))
+                agents.copy_(agents.mean(-2, keepdim=True).expand_as(agents))
         elif ".hyper_w_1." in name:
             agents = value.unflatten(0, (n_agents, -1))
             agents.copy_(agents.mean(0, keepdim=True).expand_as(agents))
@@ -491,7 +494,7 @@ def forget_order(loss: LossModule, n_agents: int, state_size: int) -> None:
 @pytest.mark.parametrize("case", POLICIES)
 def test_order_of_agents_does_not_matter(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     loss, batch = make(case), make_batch(case.spec)
-    forget_order(loss, case.spec.n_agents, case.spec.state_size)
+    forget_order(loss, case.spec)
     fix_draws(monkeypatch)
     expected, gradient = losses_and_gradient(loss, batch)
     for place in (batch, batch["next"]):

@@ -60,7 +60,7 @@ def make_loss(n_agents: int = 2, **kwargs: Any) -> MACQLLoss:
     torch.manual_seed(0)
     spec = make_spec(n_agents)
     actor = make_gaussian_actor(spec, hidden_sizes=(6,))
-    critic = make_centralized_critic(spec, hidden_sizes=(6,))
+    critic = make_centralized_critic(spec, kind="state", hidden_sizes=(6,))
     loss = MACQLLoss(actor, critic, action_spec=spec.action_spec(), **kwargs).double()
     # targets that differ from the critics, as they do in training
     loss.target_qvalue_network_params.data.mul_(0.7)

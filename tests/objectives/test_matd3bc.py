@@ -252,7 +252,9 @@ def test_a_stochastic_actor_acts_on_its_deterministic_action() -> None:
     torch.manual_seed(0)
     actor = make_gaussian_actor(spec, hidden_sizes=(6,))
     loss = MATD3BCLoss(
-        actor, make_centralized_critic(spec, hidden_sizes=(6,)), action_spec=spec.action_spec()
+        actor,
+        make_centralized_critic(spec, kind="state", hidden_sizes=(6,)),
+        action_spec=spec.action_spec(),
     )
     batch = make_batch().apply(lambda x: x.float() if x.is_floating_point() else x)
     action = actor.get_dist(batch.select(OBSERVATION)).deterministic_sample

@@ -411,6 +411,10 @@ TRAINING = [
         *("found 2.0", "real_fraction must be", "[0, 1]"),
     ),
     WrongUse(
+        *("a critic that there is not", lambda folder: train("macql", critic="vdn"), ValueError),
+        *("found 'vdn'", "critic must be one of", "'additive'"),
+    ),
+    WrongUse(
         "unknown argument of the trainer",
         lambda folder: train_tracked("bc", parts.dataset(), steps=2, runs_dir=folder, lrr=1.0),
         *(TypeError, "'lrr'", "OfflineTrainer takes no", "lr_decay"),

@@ -9,7 +9,11 @@ from torchrl_logo.modules.actors import make_gaussian_actor
 from torchrl_logo.modules.agent_critics import AgentCritic, make_agent_critic, make_agent_value
 from torchrl_logo.modules.attention_critic import AttentionCritic, make_latent_critic
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
-from torchrl_logo.modules.critics import CentralizedCritic, make_centralized_critic
+from torchrl_logo.modules.critics import (
+    CRITIC_KINDS,
+    CentralizedCritic,
+    make_centralized_critic,
+)
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.greedy_policy import make_greedy_policy
 from torchrl_logo.modules.input_scales import read_on_scales
@@ -32,6 +36,7 @@ from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = [
+    "CRITIC_KINDS",
     "AttentionCritic",
     "AgentCritic",
     "CentralizedCritic",

@@ -40,6 +40,8 @@ class Networks:
         observation_normalizer: standardises an agent's observation.
         state_normalizer: standardises the global state.
         device: where the parameters are made.
+        critic: kind of the centralised critic
+            (:func:`~torchrl_logo.modules.make_centralized_critic`).
     """
 
     spec: TaskSpec
@@ -49,6 +51,7 @@ class Networks:
     observation_normalizer: Normalizer
     state_normalizer: Normalizer
     device: torch.device
+    critic: str = "additive"
 
     @classmethod
     def from_data(
@@ -60,13 +63,14 @@ class Networks:
         share_params: bool,
         recurrent: bool,
         device: torch.device,
+        critic: str = "additive",
     ) -> Networks:
         """Fits the normalisers on the transitions that will be trained on."""
         observation = Normalizer(spec.observation_size, device=device)
         observation.fit(data.get(("agents", "observation")))
         state = Normalizer(spec.state_size, device=device)
         state.fit(data.get("state"))
-        return cls(spec, hidden_sizes, share_params, recurrent, observation, state, device)
+        return cls(spec, hidden_sizes, share_params, recurrent, observation, state, device, critic)
 
     @property
     def action_spec(self) -> Any:
@@ -108,8 +112,11 @@ class Networks:
         """A centralised critic of joint actions."""
         return make_centralized_critic(
             self.spec,
+            kind=self.critic,
             hidden_sizes=self.hidden_sizes,
+            share_params=self.share_params,
             normalizer=self.state_normalizer,
+            observation_normalizer=self.observation_normalizer,
             device=self.device,
         )
 

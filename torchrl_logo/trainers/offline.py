@@ -30,6 +30,7 @@ from torchrl_logo.data.sequences import sequence_buffer
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.envs import make_env
+from torchrl_logo.modules.critics import CRITIC_KINDS
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.data_parallel import require_even_shares
@@ -107,6 +108,9 @@ class OfflineTrainer(BlockwiseTrainer):
         hidden_sizes (sequence of int): widths of the hidden layers of actors and critics.
         share_params (bool): whether agents share the weights of their own networks. Defaults to
             ``True``; agents with different bodies need weights of their own.
+        critic (str): kind of the centralised critic of continuous joint actions: ``"additive"``,
+            ``"joint"`` or ``"state"`` (:func:`~torchrl_logo.modules.make_centralized_critic`).
+            Methods without one make no use of it. Defaults to ``"additive"``.
         sequence_length (int, optional): trains actors and utilities with memory (GRUs), for
             discrete actions, on batches ``[batch_size // sequence_length, sequence_length]`` of
             consecutive steps (:func:`~torchrl_logo.data.sequence_buffer`; shorter episodes are
@@ -195,6 +199,7 @@ class OfflineTrainer(BlockwiseTrainer):
         clip_norm: float = 10.0,
         hidden_sizes: Sequence[int] = (128, 128),
         share_params: bool = True,
+        critic: str = "additive",
         sequence_length: int | None = None,
         loss_kwargs: dict[str, Any] | None = None,
         reward_scale: float | None = None,
@@ -249,6 +254,8 @@ class OfflineTrainer(BlockwiseTrainer):
             # the sampler's C
             uncertainty_threshold=uncertainty_threshold,
         )
+        if critic not in CRITIC_KINDS:
+            raise ValueError(f"critic must be one of {list(CRITIC_KINDS)}, found {critic!r}.")
         if not 0.0 <= real_fraction <= 1.0:
             raise ValueError(f"real_fraction must be in [0, 1], found {real_fraction!r}.")
         if isinstance(eval_env, EnvBase):
@@ -293,6 +300,7 @@ class OfflineTrainer(BlockwiseTrainer):
                 share_params=share_params,
                 recurrent=sequence_length is not None,
                 device=device,
+                critic=critic,
             )
             loss = found.build_loss(networks, gamma, loss_kwargs or {})
             own = found.discrete_loss_kwargs if spec.discrete else found.loss_kwargs
@@ -380,6 +388,7 @@ class OfflineTrainer(BlockwiseTrainer):
             "clip_norm": clip_norm,
             "hidden_sizes": list(hidden_sizes),
             "share_params": share_params,
+            "critic": critic,
             "reward_scale": reward_scale,
             "loss": loss_kwargs or {},
         }

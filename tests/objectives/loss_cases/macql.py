@@ -20,7 +20,11 @@ def make_macql(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModu
         critics.append(
             TensorDictModule(
                 made.module,
-                in_keys=["state", keys.get("action", ("agents", "action"))],
+                in_keys=[
+                    "state",
+                    ("agents", "observation"),
+                    keys.get("action", ("agents", "action")),
+                ],
                 out_keys=[keys.get("state_action_value", "state_action_value")],
             )
         )

@@ -40,7 +40,7 @@ def make_matd3bc(
     critics = [
         TensorDictModule(
             make_centralized_critic(CONTINUOUS, hidden_sizes=(6,), device=device).module,
-            in_keys=["state", action],
+            in_keys=["state", ("agents", "observation"), action],
             out_keys=[value],
         )
         for _ in range(2)
