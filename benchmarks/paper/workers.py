@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import multiprocessing
+import signal
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -55,12 +59,30 @@ def run_cells(
     context = multiprocessing.get_context("spawn")
     arguments = (list(jobs), rows, options, deadline, retry)
     started = [context.Process(target=work, args=arguments) for _ in range(processes)]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
+    with _ending_together(started):
+        for process in started:
+            process.start()
+        for process in started:
+            process.join()
     if any(process.exitcode for process in started):
         raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def _ending_together(processes: Sequence[BaseProcess]) -> Iterator[None]:
+    """Ends processes with this one, also when it is asked to by SIGTERM: none goes on alone."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        for process in processes:
+            if process.is_alive():
+                process.terminate()
 
 
 def work(
