@@ -36,7 +36,7 @@ def _losses(name: str, *values: float) -> list[dict[str, Any]]:
 
 def _with_centralized_critic(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The same critic for every method that has a centralised one: the search is not about it."""
-    return _cross([{"critic": "additive"}], settings)
+    return _cross([{"critic": "joint"}], settings)
 
 
 _RATES = [{"lr": 2e-4}, {"lr": 5e-4}, {"lr": 1e-3}]

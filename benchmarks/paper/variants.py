@@ -46,6 +46,9 @@ class Variant:
 
 _UNIFORM: dict[str, Any] = {"uncertainty_weights": False}
 
+# What the centralised critic reads and adds up, beside the one that all methods have.
+_CRITICS = {f"critic-{kind}": Variant({"critic": kind}) for kind in ("state", "additive")}
+
 VARIANTS: dict[str, dict[str, Variant]] = {
     "logo": {
         "uniform": Variant({**_UNIFORM, "reward_penalty": 0.0}),
@@ -62,11 +65,15 @@ VARIANTS: dict[str, dict[str, Variant]] = {
         **{f"without-{term}": Variant(model_loss={term: 0.0}) for term in _MODEL_TERMS},
         # the paper's loss of the deduction from true changes, which is off by default
         "with-state": Variant(model_loss={"state": 0.1}),
+        **_CRITICS,
     },
     # The paper's motivating figure: one policy learning, three models.
     "macql": {
-        f"{kind}-model": Variant(_UNIFORM, world_model=kind)
-        for kind in ("joint", "ensemble", "logo")
+        **{
+            f"{kind}-model": Variant(_UNIFORM, world_model=kind)
+            for kind in ("joint", "ensemble", "logo")
+        },
+        **_CRITICS,
     },
 }
 

@@ -51,7 +51,7 @@ class Networks:
     observation_normalizer: Normalizer
     state_normalizer: Normalizer
     device: torch.device
-    critic: str = "additive"
+    critic: str = "joint"
 
     @classmethod
     def from_data(
@@ -63,7 +63,7 @@ class Networks:
         share_params: bool,
         recurrent: bool,
         device: torch.device,
-        critic: str = "additive",
+        critic: str = "joint",
     ) -> Networks:
         """Fits the normalisers on the transitions that will be trained on."""
         observation = Normalizer(spec.observation_size, device=device)

@@ -110,7 +110,7 @@ class OfflineTrainer(BlockwiseTrainer):
             ``True``; agents with different bodies need weights of their own.
         critic (str): kind of the centralised critic of continuous joint actions: ``"additive"``,
             ``"joint"`` or ``"state"`` (:func:`~torchrl_logo.modules.make_centralized_critic`).
-            Methods without one make no use of it. Defaults to ``"additive"``.
+            Methods without one make no use of it. Defaults to ``"joint"``.
         sequence_length (int, optional): trains actors and utilities with memory (GRUs), for
             discrete actions, on batches ``[batch_size // sequence_length, sequence_length]`` of
             consecutive steps (:func:`~torchrl_logo.data.sequence_buffer`; shorter episodes are
@@ -199,7 +199,7 @@ class OfflineTrainer(BlockwiseTrainer):
         clip_norm: float = 10.0,
         hidden_sizes: Sequence[int] = (128, 128),
         share_params: bool = True,
-        critic: str = "additive",
+        critic: str = "joint",
         sequence_length: int | None = None,
         loss_kwargs: dict[str, Any] | None = None,
         reward_scale: float | None = None,
