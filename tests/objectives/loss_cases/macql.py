@@ -16,7 +16,9 @@ def make_macql(device: str = "cpu", keys: Any = None, **kwargs: Any) -> LossModu
     keys = keys or {}
     critics = []
     for _ in range(2):
-        made = make_centralized_critic(CONTINUOUS, hidden_sizes=(6,), device=device)
+        made = make_centralized_critic(
+            CONTINUOUS, kind="additive", hidden_sizes=(6,), device=device
+        )
         critics.append(
             TensorDictModule(
                 made.module,
