@@ -104,8 +104,8 @@ def make_behaviour_actor(
         >>> make_behaviour_actor(spec, hidden_sizes=(8,)).out_keys[-1]
         ('agents', 'action_log_prob')
     """
-    from torchrl_logo.modules.actors import make_gaussian_actor
     from torchrl_logo.modules.categorical_actor import make_categorical_actor
+    from torchrl_logo.modules.gaussian_actor import make_gaussian_actor
     from torchrl_logo.modules.normalizer import Normalizer
 
     make = make_categorical_actor if spec.discrete else make_gaussian_actor

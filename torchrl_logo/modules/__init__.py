@@ -5,16 +5,16 @@ from torchrl_logo.modules.accumulated_uncertainty import (
     recover_step_uncertainty,
 )
 from torchrl_logo.modules.action_values import make_action_value_network
-from torchrl_logo.modules.actors import make_gaussian_actor
 from torchrl_logo.modules.agent_critics import AgentCritic, make_agent_critic, make_agent_value
 from torchrl_logo.modules.attention_critic import AttentionCritic, make_latent_critic
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
-from torchrl_logo.modules.critics import (
+from torchrl_logo.modules.centralized_critic import (
     CRITIC_KINDS,
     CentralizedCritic,
     make_centralized_critic,
 )
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
+from torchrl_logo.modules.gaussian_actor import make_gaussian_actor
 from torchrl_logo.modules.greedy_policy import make_greedy_policy
 from torchrl_logo.modules.input_scales import read_on_scales
 from torchrl_logo.modules.joint_world_model import JointWorldModel

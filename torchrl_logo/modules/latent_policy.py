@@ -20,8 +20,8 @@ from torchrl.envs import ExplorationType, TensorDictPrimer
 from torchrl.envs.utils import exploration_type
 
 from torchrl_logo.argument_checks import MissingKeyError, require_type
-from torchrl_logo.modules.actors import require_finite_bounds
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
+from torchrl_logo.modules.gaussian_actor import require_finite_bounds
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWorldModel
 from torchrl_logo.modules.squashed_normal import SquashedNormalModule

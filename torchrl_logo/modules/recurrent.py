@@ -22,8 +22,8 @@ from torchrl.modules import recurrent_mode
 
 from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.modules.actors import require_finite_bounds
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
+from torchrl_logo.modules.gaussian_actor import require_finite_bounds
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.normalizer import Normalizer
 from torchrl_logo.modules.squashed_normal import SquashedNormalModule

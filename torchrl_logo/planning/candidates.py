@@ -11,7 +11,7 @@ from torch import distributions as D
 from torch import nn
 from torchrl.envs import ExplorationType, set_exploration_type
 
-from torchrl_logo.modules.actors import require_finite_bounds
+from torchrl_logo.modules.gaussian_actor import require_finite_bounds
 from torchrl_logo.modules.world_model import WorldModel
 
 __all__ = ["CategoricalCandidates", "GaussianCandidates"]

@@ -11,10 +11,10 @@ from tensordict import TensorDictBase
 
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.action_values import make_action_value_network
-from torchrl_logo.modules.actors import make_gaussian_actor
 from torchrl_logo.modules.agent_critics import make_agent_critic, make_agent_value
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
-from torchrl_logo.modules.critics import make_centralized_critic
+from torchrl_logo.modules.centralized_critic import make_centralized_critic
+from torchrl_logo.modules.gaussian_actor import make_gaussian_actor
 from torchrl_logo.modules.linear_mixer import make_linear_mixer
 from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer

@@ -30,7 +30,7 @@ from torchrl_logo.data.sequences import sequence_buffer
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.envs import make_env
-from torchrl_logo.modules.critics import CRITIC_KINDS
+from torchrl_logo.modules.centralized_critic import CRITIC_KINDS
 from torchrl_logo.modules.world_model import WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.data_parallel import require_even_shares
