@@ -17,7 +17,7 @@ import requests
 from mlflow import MlflowClient
 
 from torchrl_logo.record import MLflowRun, deliver_spools
-from torchrl_logo.record.mlflow_logger import _make_sqlite_store
+from torchrl_logo.record.sqlite_store import make_sqlite_store
 from torchrl_logo.record.tracking_server import answers
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::RuntimeWarning")]
@@ -33,7 +33,7 @@ class Server:
             self.port = probe.getsockname()[1]
         self.uri = f"http://127.0.0.1:{self.port}"
         self.process: subprocess.Popen | None = None
-        _make_sqlite_store(folder / "mlflow.db")
+        make_sqlite_store(folder / "mlflow.db")
 
     def start(self) -> None:
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"]
@@ -133,7 +133,7 @@ def test_nothing_is_lost_or_doubled(server: Server, tmp_path, monkeypatch) -> No
 
     monkeypatch.setattr(run.mlflow_client, "log_batch", lose_the_answer)
     run.log_scalar("loss", 6.0, step=6)
-    assert [kind for kind, _ in run._spool.entries] == ["metrics"]
+    assert [kind for kind, _ in run._delivery.waiting] == ["metrics"]
 
     # It is killed: training goes on, and does not wait.
     server.kill()
@@ -144,7 +144,7 @@ def test_nothing_is_lost_or_doubled(server: Server, tmp_path, monkeypatch) -> No
     assert time.monotonic() - began < 5
     # The process dies, too; the next one repeats what came after its checkpoint.
     atexit.unregister(run._end_at_exit)
-    run._spool.close()
+    run._delivery.spool.close()
     again = MLflowRun("tests", run_key="main", when_unreachable="offline", **common)
     for step in range(15, 25):
         again.log_scalar("loss", float(step), step=step)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import errno
 import json
-import math
 import os
 import re
 import shlex
@@ -14,11 +12,9 @@ import sys
 import tempfile
 import time
 import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,11 +23,16 @@ from torchrl.record.loggers import Logger
 from torchrl.record.loggers.common import _make_metrics_safe
 from torchrl.record.loggers.mlflow import MLFlowLogger
 
-from torchrl_logo.file_locks import hold_lock
+from torchrl_logo.record.delivery import Delivery, is_offline_id
 from torchrl_logo.record.spool import Spool
-from torchrl_logo.record.tracking_server import answers, be_impatient, is_server, was_lost
+from torchrl_logo.record.sqlite_store import (
+    explain_store_errors,
+    find_sqlite_file,
+    hold_sqlite_store,
+)
+from torchrl_logo.record.stored_run import StoredRun
+from torchrl_logo.record.tracking_server import is_server
 from torchrl_logo.record.video import write_video
-from torchrl_logo.whole_files import explain_write_errors
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,15 +41,11 @@ if TYPE_CHECKING:
 
 __all__ = ["MLflowRun", "deliver_spools"]
 
-# MLflow's own limits on one request.
+# MLflow's own limits on one request, and on a dataset's hash.
 _MAX_METRICS_PER_BATCH = 1000
-_MAX_PARAMS_PER_BATCH = 100
 _MAX_DIGEST_LENGTH = 36
 
-_RUN_KEY_TAG = "torchrl_logo.run_key"
 _SPOOLS = "spool"  # in the runs' folder
-
-_VERSIONED = ("torchrl-logo", "torch", "torchrl", "tensordict", "vmas", "mlflow")
 
 
 class MLflowRun(MLFlowLogger):
@@ -152,39 +149,30 @@ class MLflowRun(MLFlowLogger):
         self.video_log_counter = 0
         self.flush_interval = flush_interval
         self.status: str | None = None  # None while the run goes on
-        self._requested_id = run_id
         if is_server(tracking_uri) and run_id is None and run_key is None:
             # By its key a run is found that was made by a request without an answer.
             run_key = uuid.uuid4().hex
-        self._run_key = run_key
-        # name -> steps that a continued run has already
-        self._recorded: dict[str, set[int]] = {}
-        self._stored: dict[str, set[int]] = {}  # those of them that are in the store
-        self._run_name = run_name
-        self._artifact_location = artifact_location
-        self._tags = {key: str(value) for key, value in (tags or {}).items()}
+        tags = {key: str(value) for key, value in (tags or {}).items()}
         if parent_run_id is not None:
-            self._tags["mlflow.parentRunId"] = parent_run_id
-        if run_key is not None:
-            self._tags[_RUN_KEY_TAG] = run_key
-        # [(name, value, milliseconds, step)], values still on their device
-        self._buffer: list[tuple[str, Any, int, int]] = []
-        self._offline = False
-        self._last_try = -math.inf
-        self._pause = flush_interval
-        self._end_time: int | None = None
-        key = run_id or re.sub(r"[^\w-]", "_", run_key or "")
-        header = {
+            tags["mlflow.parentRunId"] = parent_run_id
+        identity: dict[str, Any] = {
             "exp_name": exp_name,
             "tracking_uri": tracking_uri,
             "run_id": run_id,
             "run_key": run_key,
             "run_name": run_name,
             "artifact_location": artifact_location,
-            "tags": self._tags,
+            "tags": tags,
         }
-        spools = Path(runs_dir) / _SPOOLS
-        self._spool = Spool(spools, key, header) if is_server(tracking_uri) else None
+        spool = None
+        if is_server(tracking_uri):
+            key = run_id or re.sub(r"[^\w-]", "_", run_key or "")
+            spool = Spool(Path(runs_dir) / _SPOOLS, key, identity)
+        self._stored = StoredRun(**identity)
+        self._delivery = Delivery(self._stored, spool, flush_interval)
+        # [(name, value, milliseconds, step)], values still on their device
+        self._buffer: list[tuple[str, Any, int, int]] = []
+        self._end_time: int | None = None
         self._last_flush = time.monotonic()
         # Not MLFlowLogger.__init__: it would redirect the whole process to this run's store.
         Logger.__init__(self, exp_name=exp_name, log_dir=str(Path(runs_dir)))
@@ -193,14 +181,29 @@ class MLflowRun(MLFlowLogger):
     # -- the run ---------------------------------------------------------------------------------
 
     @property
+    def mlflow_client(self) -> MlflowClient:
+        """MLflow's own client of the run's store."""
+        return self._stored.client
+
+    @property
     def run_id(self) -> str:
         """MLflow's id of this run."""
-        return self.experiment.info.run_id
+        return self._stored.run_id
 
     @property
     def id(self) -> str:
         """MLflow's id of the experiment, as :class:`MLFlowLogger` names it."""
+        assert self.experiment is not None
         return self.experiment.info.experiment_id
+
+    @property
+    def experiment(self) -> Run | None:
+        """The run as MLflow describes it; TorchRL's loggers have it under this name."""
+        return self._stored.run
+
+    @experiment.setter
+    def experiment(self, run: Run | None) -> None:
+        self._stored.run = run
 
     @property
     def ui_command(self) -> str:
@@ -208,246 +211,28 @@ class MLflowRun(MLFlowLogger):
 
         For a store that is a server already, its address.
         """
-        if self.tracking_uri.startswith(("http://", "https://")):
+        if is_server(self.tracking_uri):
             return self.tracking_uri
         return f"mlflow ui --backend-store-uri {shlex.quote(self.tracking_uri)}"
 
-    def _create_experiment(self) -> Run:
-        from mlflow import MlflowClient
-
-        sqlite_path = _sqlite_path(self.tracking_uri)
-        if sqlite_path is None:
-            self.mlflow_client: MlflowClient = MlflowClient(self.tracking_uri)
-            return self._start_run() if self._spool is None else self._reach_server()
-        # The first client of a sqlite store makes its tables, which two processes must not do
-        # at the same time.
-        if self._artifact_location is None:
-            self._artifact_location = (sqlite_path.parent / "artifacts").resolve().as_uri()
-        with self._explain_errors():
-            sqlite_path.parent.mkdir(parents=True, exist_ok=True)
-            lock = f"{sqlite_path}.lock"
-            with hold_lock(lock, self.lock_timeout, f"the MLflow store {sqlite_path}"):
-                _make_sqlite_store(sqlite_path)
-                self.mlflow_client = MlflowClient(self.tracking_uri)
-                return self._start_run()
-
-    def _reach_server(self) -> Run:
-        """Starts the run on a server, or makes do without if that is wanted."""
-        assert self._spool is not None
-        for kind, content in self._spool.entries:  # that an earlier process left
-            if kind == "metrics":
-                for name, _, _, step in content:
-                    self._recorded.setdefault(name, set()).add(step)
-        kept = {name: set(steps) for name, steps in self._recorded.items()}
-        try:
-            if not answers(self.tracking_uri):
-                raise ConnectionError(f"The MLflow server {self.tracking_uri} does not answer.")
-            with be_impatient():
-                run = self._start_run()
-        except Exception as error:
-            if not was_lost(error):
-                raise
-            if self.when_unreachable == "raise":
-                self._spool.close()
-                raise ConnectionError(
-                    f"The MLflow server {self.tracking_uri} does not answer. Start it, or go on "
-                    "without it: MLflowRun(when_unreachable='offline')."
-                ) from error
-            self._go_offline()
-            info = SimpleNamespace(run_id=f"offline-{self._spool.path.stem}", experiment_id="")
-            return SimpleNamespace(info=info)  # type: ignore[return-value]
-        for name, steps in kept.items():
-            self._recorded.setdefault(name, set()).update(steps)
-        return run
-
-    def _go_offline(self) -> None:
-        assert self._spool is not None
-        if not self._offline:
-            warnings.warn(
-                f"The MLflow server {self.tracking_uri} does not answer. What is logged is kept "
-                f"in {self._spool.path} and delivered when it is back.",
-                RuntimeWarning,
-                stacklevel=4,
-            )
-        self._offline = True
-        self._last_try = time.monotonic()
-
-    @contextlib.contextmanager
-    def _explain_errors(self) -> Iterator[None]:
-        """Names the disk where MLflow or sqlite say that it is full or read-only."""
-        path = _sqlite_path(self.tracking_uri) or Path(self.tracking_uri)
-        with explain_write_errors("the MLflow run", path):
-            try:
-                yield
-            except Exception as error:
-                text = str(error)
-                for number, sign in (
-                    (errno.ENOSPC, "disk is full"),
-                    (errno.EROFS, "readonly database"),
-                    (errno.EROFS, "unable to open database file"),
-                    (errno.EIO, "disk I/O error"),
-                ):
-                    if sign in text and not isinstance(error, OSError):
-                        why = f"Cannot write the MLflow run: {sign}"
-                        raise OSError(number, why, str(path)) from error
-                raise
-
-    # -- sending -----------------------------------------------------------------------------------
-
-    def _send(self, kind: str, content: Any) -> None:
-        """Writes an entry to the store, or keeps it if the store is a server that is away."""
-        if self._spool is None:
-            with self._explain_errors():
-                self._write(kind, content)
-            return
-        if self._spool.entries or self._offline:  # in order
-            self._keep(kind, content)
-            self._deliver()
-            return
-        try:
-            with be_impatient():
-                self._write(kind, content)
-        except Exception as error:
-            if not was_lost(error):
-                raise
-            self._keep(kind, content)
-            self._go_offline()
-
-    def _keep(self, kind: str, content: Any) -> None:
-        assert self._spool is not None
-        if kind == "artifact":
-            content = {**content, "path": self._spool.keep_file(Path(content["path"]))}
-        self._spool.append(kind, content)
-
-    def _deliver(self) -> None:
-        """Sends what was kept, if the server is back; it is asked only now and then."""
-        assert self._spool is not None
-        waited = time.monotonic() - self._last_try
-        if waited < self._pause:
-            return
-        began = time.monotonic()
-        reached = answers(self.tracking_uri)
-        self._last_try = time.monotonic()
-        # A server that lets others wait is asked less often: at most a tenth of the time is lost.
-        self._pause = max(self.flush_interval, 10 * (self._last_try - began))
-        if not reached:
-            self._offline = True
-            return
-        sent = 0
-        try:
-            with be_impatient():
-                if self.run_id.startswith("offline-"):
-                    self.experiment = self._start_run()
-                for kind, content in self._spool.entries:
-                    self._write(kind, content)
-                    sent += 1
-        except Exception as error:
-            if not was_lost(error):
-                raise
-            self._go_offline()
+    def _create_experiment(self) -> Run | None:
+        path = find_sqlite_file(self.tracking_uri)
+        if path is not None:
+            if self._stored.artifact_location is None:
+                self._stored.artifact_location = (path.parent / "artifacts").resolve().as_uri()
+            with (
+                explain_store_errors(self.tracking_uri),
+                hold_sqlite_store(path, self.lock_timeout),
+            ):
+                self._stored.connect()
+                self._stored.start()
         else:
-            self._offline = False
-        finally:
-            if sent:
-                self._spool.drop(sent)
-
-    def _write(self, kind: str, content: Any) -> None:
-        """Writes one entry; once or several times is the same."""
-        from mlflow.entities import Metric
-
-        client, run_id = self.mlflow_client, self.run_id
-        if kind == "metrics":
-            # A store leaves out what it has: same name, step, time and value.
-            metrics = [
-                Metric(name, value, milliseconds, step)
-                for name, value, milliseconds, step in content
-                if step not in self._stored.get(name, ())
-            ]
-            if metrics:
-                client.log_batch(run_id, metrics=metrics)
-        elif kind == "params":
-            self._write_params(content)
-        elif kind == "tags":
-            self._write_tags(run_id, content)
-        elif kind == "dataset":
-            self._write_dataset(**content)
-        elif kind == "dict":
-            client.log_dict(run_id, content["content"], content["name"])
-        elif kind == "artifact":
-            path, folder = Path(content["path"]), content["folder"]
-            if path.is_dir():
-                target = "/".join(part for part in (folder, path.name) if part)
-                client.log_artifacts(run_id, str(path), target)
+            self._stored.connect()
+            if is_server(self.tracking_uri):
+                self._delivery.reach_server(self.when_unreachable)
             else:
-                client.log_artifact(run_id, str(path), folder)
-        else:
-            client.set_terminated(run_id, content["status"], end_time=content["time"])
-
-    def _start_run(self) -> Run:
-        if self._requested_id is not None:
-            run = self._continue_run(self._requested_id)
-        else:
-            experiment = self._find_experiment()
-            found = self._find_run(experiment)
-            if found is not None:
-                run = self._continue_run(found)
-                self._recorded = self._read_recorded(run)
-                self._stored = {name: set(steps) for name, steps in self._recorded.items()}
-            else:
-                # With its tags at once: a run that is cut off here can be found by its key.
-                run = self.mlflow_client.create_run(
-                    experiment, run_name=self._run_name, tags=self._tags
-                )
-        self._write_tags(run.info.run_id, {**_read_versions(), **self._tags})
-        return run
-
-    def _continue_run(self, run_id: str) -> Run:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            run = self.mlflow_client.get_run(run_id)
-        except MlflowException as error:
-            if was_lost(error):
-                raise
-            raise ValueError(
-                f"run_id {run_id!r} cannot be continued: it is not in {self.tracking_uri}."
-            ) from error
-        self.mlflow_client.update_run(run_id, status="RUNNING")
-        return run
-
-    def _find_run(self, experiment: str) -> str | None:
-        """Returns the id of the run that was started under this object's key, if there is one."""
-        if self._run_key is None:
-            return None
-        key = self._run_key.replace("'", "")
-        found = self.mlflow_client.search_runs([experiment], f"tags.`{_RUN_KEY_TAG}` = '{key}'")
-        return found[0].info.run_id if found else None
-
-    def _read_recorded(self, run: Run) -> dict[str, set[int]]:
-        """Returns the steps at which a run has each of its metrics."""
-        return {
-            name: {
-                point.step for point in self.mlflow_client.get_metric_history(run.info.run_id, name)
-            }
-            for name in run.data.metrics
-        }
-
-    def _find_experiment(self) -> str:
-        """Returns the id of the experiment of this name, which is made if it is missing."""
-        from mlflow.exceptions import MlflowException
-
-        found = self.mlflow_client.get_experiment_by_name(self.exp_name)
-        if found is None:
-            try:
-                return self.mlflow_client.create_experiment(
-                    self.exp_name, artifact_location=self._artifact_location
-                )
-            except MlflowException:
-                # Somebody else made it in the meantime, on a server that no file lock guards.
-                found = self.mlflow_client.get_experiment_by_name(self.exp_name)
-                if found is None:
-                    raise
-        return found.experiment_id
+                self._stored.start()
+        return self._stored.run
 
     def finish(self, status: str = "FINISHED") -> None:
         """Writes what is still held back and ends the run. Later calls do nothing.
@@ -462,19 +247,9 @@ class MLflowRun(MLFlowLogger):
         try:
             self.flush()
         finally:
-            self._last_try = -math.inf
             ended = int(time.time() * 1000) if self._end_time is None else self._end_time
-            self._send("end", {"status": status, "time": ended})
+            self._delivery.end({"status": status, "time": ended})
             self.status = status
-            if self._spool is not None:
-                if self._spool.entries:
-                    warnings.warn(
-                        f"The MLflow server {self.tracking_uri} is still away. When it is back, "
-                        f"deliver_spools({str(self._spool.path.parent)!r}) gives it this run.",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-                self._spool.close()
             self._service_shutdown = True
             atexit.unregister(self._end_at_exit)
 
@@ -558,7 +333,7 @@ class MLflowRun(MLFlowLogger):
         milliseconds = int(time.time() * 1000)
         held = []
         for name, value in metrics.items():
-            if int(step or 0) in self._recorded.get(name, ()):
+            if self._delivery.has_metric(name, int(step or 0)):
                 continue
             if isinstance(value, torch.Tensor) and value.numel() == 1:
                 # A copy, since the caller may go on writing into its tensor.
@@ -580,8 +355,8 @@ class MLflowRun(MLFlowLogger):
         """Writes all metrics that are held back."""
         del timeout
         self._last_flush = time.monotonic()
-        if self._spool is not None and self._spool.entries and not self._buffer:
-            self._deliver()
+        if self._delivery.waiting and not self._buffer:
+            self._delivery.deliver()
         while self._buffer:
             held = self._buffer[:_MAX_METRICS_PER_BATCH]
             # One transfer from the device for the whole batch.
@@ -590,7 +365,7 @@ class MLflowRun(MLFlowLogger):
                 [name, float(values[str(i)]), milliseconds, step]
                 for i, (name, _, milliseconds, step) in enumerate(held)
             ]
-            self._send("metrics", metrics)
+            self._delivery.send("metrics", metrics)
             # Only now: what could not be written is tried again by the next call.
             del self._buffer[: len(held)]
 
@@ -610,35 +385,12 @@ class MLflowRun(MLFlowLogger):
             from omegaconf import OmegaConf
 
             cfg = OmegaConf.to_container(cfg, resolve=True)
-        self._send("params", {name: str(value) for name, value in _flatten(cfg)})
-
-    def _write_params(self, given: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        stored = self.mlflow_client.get_run(self.run_id).data.params
-        new = [Param(name, value) for name, value in given.items() if name not in stored]
-        for start in range(0, len(new), _MAX_PARAMS_PER_BATCH):
-            self.mlflow_client.log_batch(
-                self.run_id, params=new[start : start + _MAX_PARAMS_PER_BATCH]
-            )
-        changed = {
-            f"changed.{name}": value
-            for name, value in given.items()
-            if stored.get(name, value) != value
-        }
-        self._write_tags(self.run_id, changed)
+        self._delivery.send("params", {name: str(value) for name, value in _flatten(cfg)})
 
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Sets tags of the run, over those of the same names."""
         self._require_running()
-        self._send("tags", {key: str(value) for key, value in tags.items()})
-
-    def _write_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
-        from mlflow.entities import RunTag
-
-        if tags:
-            entities = [RunTag(key, value) for key, value in tags.items()]
-            self.mlflow_client.log_batch(run_id, tags=entities)
+        self._delivery.send("tags", {key: str(value) for key, value in tags.items()})
 
     def log_dataset(
         self,
@@ -668,15 +420,8 @@ class MLflowRun(MLFlowLogger):
             "source": json.dumps({"uri": source}),
             "profile": json.dumps(dict(profile or {}), default=str),
         }
-        self._send("dataset", {"described": described, "context": context})
+        self._delivery.send("dataset", {"described": described, "context": context})
         self.log_hparams({"dataset": name, "dataset_hash": digest})
-
-    def _write_dataset(self, described: Mapping[str, str], context: str) -> None:
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        entity = Dataset(source_type="local", **described)
-        tag = InputTag("mlflow.data.context", context)
-        self.mlflow_client.log_inputs(self.run_id, datasets=[DatasetInput(entity, [tag])])
 
     # -- files -----------------------------------------------------------------------------------
 
@@ -695,13 +440,13 @@ class MLflowRun(MLFlowLogger):
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"there is no file to log at {path}")
-        self._send("artifact", {"path": str(path), "folder": folder})
+        self._delivery.send("artifact", {"path": str(path), "folder": folder})
 
     def log_dict(self, name: str, content: Mapping[str, Any]) -> None:
         """Stores a dictionary as the JSON (or YAML) file ``name``."""
         self._require_running()
         plain = json.loads(json.dumps(dict(content), default=str))
-        self._send("dict", {"name": name, "content": plain})
+        self._delivery.send("dict", {"name": name, "content": plain})
 
     def log_figure(self, name: str, figure: Figure, step: int | None = None) -> None:
         """Stores a matplotlib figure as ``figures/<name>.png``.
@@ -771,17 +516,15 @@ class MLflowRun(MLFlowLogger):
         in it.
         """
         run_id = state_dict.get("run_id", self.run_id)
-        offline = any(name.startswith("offline-") for name in (run_id, self.run_id))
-        if run_id != self.run_id and not offline:
+        if run_id != self.run_id and self._delivery.has_run and not is_offline_id(run_id):
             self._require_running()
             started = self.mlflow_client.get_run(self.run_id)
-            if self._buffer or started.data.metrics or self._requested_id is not None:
+            if self._buffer or started.data.metrics or self._stored.requested_id is not None:
                 raise RuntimeError(
                     f"the state continues run {run_id}, but this logger is already at work on run "
                     f"{self.run_id}. Load the state before metrics are logged."
                 )
-            self.experiment = self._continue_run(run_id)
-            self._write_tags(run_id, _read_versions())
+            self._stored.move_to(run_id)
             self.mlflow_client.delete_run(started.info.run_id)
         self.video_log_counter = state_dict.get("video_log_counter", self.video_log_counter)
 
@@ -815,48 +558,18 @@ def deliver_spools(folder: str | Path = "runs/spool") -> int:
             run = MLflowRun(**header, runs_dir=path.parent.parent)
         except TimeoutError:  # its process is alive
             continue
-        assert run._spool is not None
-        ends = [content for kind, content in run._spool.entries if kind == "end"]
+        ends = [content for kind, content in run._delivery.waiting if kind == "end"]
         if ends:
             run._end_time = ends[-1]["time"]
         run.finish(ends[-1]["status"] if ends else "KILLED")
-        delivered += not run._spool.entries
+        delivered += not run._delivery.waiting
     return delivered
-
-
-def _sqlite_path(tracking_uri: str) -> Path | None:
-    """Returns the database file of a sqlite store, or None for another kind of store."""
-    prefix = "sqlite:///"
-    return Path(tracking_uri[len(prefix) :]) if tracking_uri.startswith(prefix) else None
-
-
-def _make_sqlite_store(path: Path) -> None:
-    """Makes a new store's tables aside, so that one that is cut off here is no store yet."""
-    if path.exists():
-        return
-    from mlflow.store.db.utils import _initialize_tables, create_sqlalchemy_engine
-
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    for file in (unfinished, unfinished.with_name(f"{unfinished.name}-journal")):
-        file.unlink(missing_ok=True)
-    engine = create_sqlalchemy_engine(f"sqlite:///{unfinished}")
-    _initialize_tables(engine)
-    engine.dispose()
-    unfinished.replace(path)
 
 
 def _status_after(kind: type[BaseException] | None) -> str:
     if kind is None:
         return "FINISHED"
     return "KILLED" if issubclass(kind, KeyboardInterrupt) else "FAILED"
-
-
-def _read_versions() -> dict[str, str]:
-    versions = {}
-    for name in _VERSIONED:
-        with contextlib.suppress(PackageNotFoundError):
-            versions[f"version.{name}"] = version(name)
-    return versions
 
 
 def _flatten(cfg: Mapping[Any, Any], prefix: str = "") -> list[tuple[str, Any]]:
