@@ -32,6 +32,8 @@ _SIMULATORS = {
     "jax": "jax",
     "smac": "smac",
 }
+# TorchRL imports MuJoCo wherever it is installed: what uses it here tells.
+_USERS = {"mujoco": "gymnasium_robotics"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,7 +173,11 @@ def record_versions() -> dict[str, str]:
     A simulator counts as in use once it has been imported.
     """
     names = {"torchrl_logo": "torchrl-logo", **_LIBRARIES}
-    names |= {module: name for module, name in _SIMULATORS.items() if module in sys.modules}
+    names |= {
+        module: name
+        for module, name in _SIMULATORS.items()
+        if _USERS.get(module, module) in sys.modules
+    }
     versions = {}
     for module, name in names.items():
         try:
