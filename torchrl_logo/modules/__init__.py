@@ -8,11 +8,8 @@ from torchrl_logo.modules.action_values import make_action_value_network
 from torchrl_logo.modules.agent_critics import AgentCritic, make_agent_critic, make_agent_value
 from torchrl_logo.modules.attention_critic import AttentionCritic, make_latent_critic
 from torchrl_logo.modules.categorical_actor import make_categorical_actor
-from torchrl_logo.modules.centralized_critic import (
-    CRITIC_KINDS,
-    CentralizedCritic,
-    make_centralized_critic,
-)
+from torchrl_logo.modules.centralized_critic import CentralizedCritic, make_centralized_critic
+from torchrl_logo.modules.decentralized_gru import DecentralizedGRU
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.gaussian_actor import make_gaussian_actor
 from torchrl_logo.modules.greedy_policy import make_greedy_policy
@@ -24,34 +21,33 @@ from torchrl_logo.modules.logo_world_model import LOGOWorldModel
 from torchrl_logo.modules.masked_categorical import MaskedCategorical
 from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer
-from torchrl_logo.modules.recurrent import (
-    DecentralizedGRU,
-    RecurrentNetwork,
+from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWorldModel
+from torchrl_logo.modules.recurrent_network import RecurrentNetwork
+from torchrl_logo.modules.recurrent_policies import (
     make_recurrent_action_value_network,
     make_recurrent_categorical_actor,
     make_recurrent_gaussian_actor,
 )
-from torchrl_logo.modules.recurrent_latent_world_model import RecurrentLatentWorldModel
 from torchrl_logo.modules.vae import make_action_vae, make_perturbation_network
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = [
-    "CRITIC_KINDS",
-    "AttentionCritic",
     "AgentCritic",
+    "AttentionCritic",
     "CentralizedCritic",
     "DecentralizedGRU",
     "EnsembleWorldModel",
     "JointWorldModel",
-    "LOGOWorldModel",
-    "LinearMixer",
     "LatentPolicy",
+    "LinearMixer",
+    "LOGOWorldModel",
     "MaskedCategorical",
     "Normalizer",
     "Prediction",
     "RecurrentLatentWorldModel",
     "RecurrentNetwork",
     "WorldModel",
+    "accumulate_uncertainty",
     "make_action_vae",
     "make_action_value_network",
     "make_agent_critic",
@@ -60,15 +56,14 @@ __all__ = [
     "make_centralized_critic",
     "make_gaussian_actor",
     "make_greedy_policy",
-    "make_linear_mixer",
     "make_latent_actor",
     "make_latent_critic",
+    "make_linear_mixer",
     "make_mixer",
     "make_perturbation_network",
     "make_recurrent_action_value_network",
     "make_recurrent_categorical_actor",
     "make_recurrent_gaussian_actor",
-    "accumulate_uncertainty",
-    "recover_step_uncertainty",
     "read_on_scales",
+    "recover_step_uncertainty",
 ]

@@ -9,7 +9,7 @@ from torch import nn
 from torchrl.modules import MLP
 
 from torchrl_logo.data.task_spec import TaskSpec
-from torchrl_logo.modules.recurrent import DecentralizedGRU
+from torchrl_logo.modules.decentralized_gru import DecentralizedGRU
 from torchrl_logo.modules.world_model import Prediction, WorldModel
 
 __all__ = ["Decoded", "LatentSequence", "RecurrentLatentWorldModel", "draw_code"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tensordict.nn import TensorDictModuleBase
 from torch import nn
 
-from torchrl_logo.modules.recurrent import find_recurrent_states
+from torchrl_logo.modules.recurrent_network import find_recurrent_states
 
 __all__ = ["refuse_memory"]
 

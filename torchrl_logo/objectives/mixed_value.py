@@ -15,7 +15,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import dispatch_value_estimator
 
 from torchrl_logo.argument_checks import require_discount
-from torchrl_logo.modules.recurrent import find_recurrent_states
+from torchrl_logo.modules.recurrent_network import find_recurrent_states
 from torchrl_logo.modules.world_model import next_key
 from torchrl_logo.objectives.available_actions import fill_unavailable
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows

@@ -18,7 +18,7 @@ from torchrl_logo.modules.gaussian_actor import make_gaussian_actor
 from torchrl_logo.modules.linear_mixer import make_linear_mixer
 from torchrl_logo.modules.mixers import make_mixer
 from torchrl_logo.modules.normalizer import Normalizer
-from torchrl_logo.modules.recurrent import (
+from torchrl_logo.modules.recurrent_policies import (
     make_recurrent_action_value_network,
     make_recurrent_categorical_actor,
     make_recurrent_gaussian_actor,
