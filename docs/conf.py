@@ -36,7 +36,7 @@ html_theme = "furo"
 html_title = "torchrl-logo"
 html_math_renderer = "mathml"
 html_static_path = ["static"]
-html_css_files = ["math.css"]
+html_css_files = ["math.css", "wide.css"]
 
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
@@ -59,6 +59,7 @@ sphinx_gallery_conf = {
     "show_signature": False,
     "remove_config_comments": True,
     "min_reported_time": 0,
+    "default_thumb_file": str(Path(__file__).parent / "images" / "pipeline.svg"),
 }
 
 # A reference to a name of this package that is not there is an error. Those to other projects

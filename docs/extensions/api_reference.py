@@ -106,6 +106,24 @@ def _list_parts(package: ModuleType, inner: dict[str, list[str]]) -> str:
     return "\n".join(lines)
 
 
+def _list_stages(stages: list[str], insides: list[str]) -> str:
+    """The first page: a line for each stage."""
+    title = "API reference"
+    lines = [title, "=" * len(title), "", "One folder a stage; what users import comes first.", ""]
+    lines += [".. list-table::", "   :widths: 35 65", ""]
+    for stage in stages:
+        what = inspect.getdoc(importlib.import_module(f"torchrl_logo.{stage}")) or ""
+        lines += [f"   * - :doc:`torchrl_logo.{stage} <{stage}>`"]
+        lines += [f"     - {what.splitlines()[0]}"]
+    lines += ["", "What these are made of, for those who extend them:"]
+    lines += [
+        ", ".join(f":doc:`{page.removesuffix('_inside')} <{page}>`" for page in insides) + "."
+    ]
+    lines += ["", ".. toctree::", "   :maxdepth: 1", "   :hidden:", ""]
+    lines += [f"   {page}" for page in (*stages, *insides)]
+    return "\n".join([*lines, ""])
+
+
 def write_reference(app: Sphinx, config: Config) -> None:
     """Writes the pages before Sphinx looks for sources, and warns of what is not described."""
     folder = Path(app.srcdir) / "reference"
@@ -124,10 +142,7 @@ def write_reference(app: Sphinx, config: Config) -> None:
             for name in names:
                 for fault in find_faults(module_name, name, arguments=exported):
                     logger.warning(fault, type="api_reference")
-    title = "API reference"
-    index = [title, "=" * len(title), "", ".. toctree::", "   :maxdepth: 1", ""]
-    index += [f"   {page}" for page in (*stages, *insides)]
-    _write_if_changed(folder / "index.rst", "\n".join([*index, ""]))
+    _write_if_changed(folder / "index.rst", _list_stages(stages, insides))
     for page in (folder / "symbols").glob("*.rst"):
         if page.name not in symbols:
             page.unlink()  # of an earlier build: the symbol is no more

@@ -68,7 +68,8 @@ trace = trace_open_loop(model, trainer.held_out, horizon=15, windows=256)
 figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
 axes[0].plot(range(1, 16), trace["state_error"].mean(0))
 axes[0].set(xlabel="step", ylabel="error of the state", ylim=(0, None))
-axes[1].scatter(trace["accumulated_uncertainty"].flatten(), trace["state_error"].flatten(), s=2)
+uncertainty, error = trace["accumulated_uncertainty"], trace["state_error"]
+axes[1].scatter(uncertainty.flatten(), error.flatten(), s=2)
 axes[1].set(xlabel="accumulated uncertainty", ylabel="error of the state", yscale="log")
 plt.show()
 
@@ -81,7 +82,8 @@ plt.show()
 
 imagined_env = ImaginedEnv(model, dataset, batch_size=64, horizon=15, seed=0)
 rollout = imagined_env.rollout(15, policy=behaviour, break_when_any_done=False)
-print(rollout.batch_size, rollout["next", "uncertainty"].mean(0).squeeze(-1)[[0, 4, 9, 14]])
+uncertainty = rollout["next", "uncertainty"].mean(0).squeeze(-1)
+print(rollout.batch_size, "after 1, 5, 10 and 15 steps", uncertainty[[0, 4, 9, 14]])
 
 # %%
 # Weights
@@ -135,5 +137,7 @@ print("returns on the way:", [round(value, 1) for value in returns])
 # actions and 100 that of the expert of the task's datasets.
 
 final = evaluate(trained.policy, "vmas/balance", episodes=32, seed=1)
-print(f"return {final.mean:.1f}, score {final.normalized:.1f}, 95% interval {final.interval}")
+low, high = final.interval
+print(f"return {final.mean:.1f}, 95% interval {low:.1f} to {high:.1f}")
+print(f"score {final.normalized:.1f}")
 print(f"data's mean return {dataset.returns.mean():.1f}")

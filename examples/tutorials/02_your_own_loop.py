@@ -7,6 +7,7 @@ Nothing here needs this package's trainers. World models are TensorDict modules,
 buffers: each replaces its like in a loop that you have already.
 """
 
+import matplotlib.pyplot as plt
 import torch
 from torchrl.collectors import Collector
 from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
@@ -15,7 +16,11 @@ from torchrl.objectives import SoftUpdate
 from torchrl_logo.data import UncertaintySampler, collect, real_and_imagined_buffer
 from torchrl_logo.envs import ImaginedEnv, make_env
 from torchrl_logo.evaluation import evaluate
-from torchrl_logo.modules import LOGOWorldModel, make_centralized_critic, make_gaussian_actor
+from torchrl_logo.modules import (
+    LOGOWorldModel,
+    make_centralized_critic,
+    make_gaussian_actor,
+)
 from torchrl_logo.objectives import LOGOWorldModelLoss, MACQLLoss
 
 torch.manual_seed(0)
@@ -87,6 +92,7 @@ buffer = real_and_imagined_buffer(dataset, imagined, batch_size=256)
 # The loop
 # --------
 
+history = []
 for rollouts in collector:
     transitions = rollouts.reshape(-1)
     # the uncertainty of a transition is that of the step that it predicts
@@ -95,10 +101,17 @@ for rollouts in collector:
     for _ in range(50):
         losses = update(loss, buffer.sample(), optimizer)
         targets.step()
+        history.append(losses)
     print({key: losses[key] for key in ("loss_qvalue", "loss_actor", "pred_value")})
 collector.shutdown()
 
 print(f"return {evaluate(actor, 'vmas/balance', episodes=16).mean:.1f}")
+
+figure, axes = plt.subplots(1, 3, figsize=(8, 2.5), layout="constrained")
+for panel, name in zip(axes, ("loss_qvalue", "loss_actor", "pred_value"), strict=True):
+    panel.plot([losses[name] for losses in history])
+    panel.set(xlabel="update", title=name)
+plt.show()
 
 # %%
 # ``examples/import_components.py`` is the same at a size that learns something.

@@ -30,7 +30,8 @@ dataset = collect(env, None, frames=1_500, quality="random", seed=0)
 mask = dataset.data["agents", "action_mask"]
 action = dataset.data["agents", "action"]
 print("actions", tuple(action.shape), action.dtype, "masks", tuple(mask.shape), mask.dtype)
-print("every recorded action was available:", bool(mask.gather(-1, action.unsqueeze(-1)).all()))
+taken = mask.gather(-1, action.unsqueeze(-1))
+print("every recorded action was available:", bool(taken.all()))
 
 plt.figure(figsize=(6, 2.5), layout="constrained")
 plt.imshow(mask.float().mean(0), vmin=0, vmax=1)
@@ -61,7 +62,8 @@ actor = make_categorical_actor(dataset.spec, hidden_sizes=(64,))
 print("reads", actor.in_keys)
 imagined = ImaginedEnv(model, dataset, batch_size=32, horizon=5, seed=0)
 rollout = imagined.rollout(5, policy=actor, break_when_any_done=False)
-taken = rollout["agents", "action_mask"].gather(-1, rollout["agents", "action"].unsqueeze(-1))
+action, mask = rollout["agents", "action"], rollout["agents", "action_mask"]
+taken = mask.gather(-1, action.unsqueeze(-1))
 print("every imagined action was available:", bool(taken.all()))
 
 trainer = OfflineTrainer(

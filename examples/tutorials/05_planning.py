@@ -8,6 +8,7 @@ policy's at each real step. It is a policy like any other. :doc:`../planning` de
 
 import time
 
+import matplotlib.pyplot as plt
 import torch
 
 from torchrl_logo.data import collect
@@ -30,10 +31,10 @@ dataset = collect(
     make_env("vmas/balance", num_envs=32), [(behaviour, 0.7), (None, 0.3)], 6_000, seed=0
 )
 model = LOGOWorldModel.from_dataset(dataset, hidden_size=64)
-WorldModelTrainer(model, dataset, steps=300, evaluation_interval=100, progress_bar=False).train()
-policy = (
-    OfflineTrainer("bc", dataset, steps=200, eval_interval=0, progress_bar=False).train().policy
-)
+trainer = WorldModelTrainer(model, dataset, steps=300, evaluation_interval=100, progress_bar=False)
+trainer.train()
+trainer = OfflineTrainer("bc", dataset, steps=200, eval_interval=0, progress_bar=False)
+policy = trainer.train().policy
 
 # %%
 # The planner
@@ -53,7 +54,8 @@ planner = LOGOMPC(
     uncertainty_penalty=0.1,
 )
 plan = planner.plan(dataset.sample(4))
-print("score", plan.score.squeeze(-1), "followed", plan.planned.squeeze(-1))
+print("score", plan.score.squeeze(-1))
+print("followed", plan.planned.squeeze(-1))
 
 # %%
 # Does it help?
@@ -62,9 +64,16 @@ print("score", plan.score.squeeze(-1), "followed", plan.planned.squeeze(-1))
 # With a model and a policy of a few hundred updates, and eight episodes, this shows how to ask, and
 # not the answer.
 
+returns = {}
 for name, actor in (("policy", policy), ("planner", planner)):
     start = time.perf_counter()
     result = evaluate(actor, "vmas/balance", episodes=8, seed=1)
+    returns[name] = result.returns.tolist()
     steps = int(result.lengths.max())
     each = (time.perf_counter() - start) / steps * 1000
     print(f"{name:8} return {result.mean:6.1f}   {each:5.1f} ms a step of 8 teams")
+
+figure, axes = plt.subplots(figsize=(4, 2.5), layout="constrained")
+axes.boxplot(list(returns.values()), tick_labels=list(returns), orientation="horizontal")
+axes.set(xlabel="return of an episode")
+plt.show()

@@ -11,6 +11,7 @@ your own.
 import tempfile
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from mlflow import MlflowClient
 
@@ -21,7 +22,8 @@ from torchrl_logo.trainers import train_tracked
 
 torch.set_num_threads(1)
 runs = Path(tempfile.mkdtemp())  # "runs" by default
-dataset = collect(make_env("vmas/balance", num_envs=32), None, 3_000, quality="random", seed=0)
+env = make_env("vmas/balance", num_envs=32)
+dataset = collect(env, None, 3_000, quality="random", seed=0)
 
 # %%
 # A whole training
@@ -49,6 +51,15 @@ print(run.info.run_name, run.info.status)
 for name, value in sorted(run.data.metrics.items()):
     print(f"{name:20} {value:10.3f}")
 print([file.path for file in client.list_artifacts(tracked.run_id)])
+
+# %%
+# A metric's history is read with MLflow's client; its pages draw the same curve.
+
+curve = client.get_metric_history(tracked.run_id, "loss_actor")
+figure, axes = plt.subplots(figsize=(4, 2.5), layout="constrained")
+axes.plot([point.step for point in curve], [point.value for point in curve], marker="o")
+axes.set(xlabel="update", title="loss_actor")
+plt.show()
 
 # %%
 # A loop of your own

@@ -1,10 +1,10 @@
 """
-Many processes
-==============
+Many processes and machines
+===========================
 
 Seeds, methods and datasets are independent of each other, and run side by side without anything in
-this package. Within one training, what can be spread over processes is collection, since it is
-TorchRL's.
+this package. Within one training, collection can be spread over processes, since it is TorchRL's,
+and so can batches. :doc:`../scaling` has what is known of several machines, and what it costs.
 """
 
 import functools
@@ -45,8 +45,18 @@ if __name__ == "__main__":  # worker processes import this file
     )
     for rollouts in collector:
         first = rollouts["state"][:, 0]  # start states, which differ between the workers
-        print("rollouts", tuple(rollouts.shape), "of", len(first.unique(dim=0)), "start states")
+        distinct = len(first.unique(dim=0))
+        print("rollouts", tuple(rollouts.shape), "of", distinct, "start states")
     collector.shutdown()
+
+# %%
+# Batches shared by processes
+# ---------------------------
+#
+# ``torchrun`` starts one process a device, on one machine or on several; each works on its share of
+# every batch, and gradients are averaged (:mod:`torchrl_logo.trainers.data_parallel`)::
+#
+#     torchrun --nproc-per-node 2 examples/train_data_parallel.py
 
 # %%
 # Grids of trainings

@@ -4,8 +4,8 @@ On a GPU
 
 .. note::
 
-   No GPU was at hand when this page was made: it ran on the device that is printed below. What is
-   tested without one is said in :doc:`../limits`.
+   This page is run on whatever device builds it, which is printed below; without a GPU that is the
+   CPU. What is tested without one is said in :doc:`../limits`.
 
 Every tensor is made on the device of what it is made from, and neither an update nor an imagined
 step asks the device for a value. So it is enough to say once where things are.
