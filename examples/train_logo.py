@@ -2,7 +2,7 @@
 
 python examples/train_logo.py task=vmas/balance quality=medium-replay method=logo seed=0
 python examples/train_logo.py -m method=bc,macql,logo seed=0,1,2
-python examples/train_logo.py dataset=path/to/dataset method=macql trainer.gamma=0.99
+python examples/train_logo.py dataset=path/to/dataset method=macql +trainer.gamma=0.99
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class TrainingConfig:
     quality: str = "medium-replay"
     # Instead of a named dataset: the folder of a saved one.
     dataset: str | None = None
-    # logo, macql or bc.
+    # A name of OfflineTrainer's methods: logo, macql, cfcql, bc, ...
     method: str = "logo"
     # Policy updates.
     steps: int = 6000
@@ -50,7 +50,7 @@ class TrainingConfig:
     video: bool = True
     # Threads of torch; one is fastest for networks of this size.
     threads: int = 1
-    # Any other argument of OfflineTrainer: trainer.lr=1e-3, trainer.horizon=5,
+    # Any other argument of OfflineTrainer: +trainer.lr=1e-3 +trainer.horizon=5
     # +trainer.loss_kwargs.min_q_weight=2.0
     trainer: dict[str, Any] = dataclasses.field(default_factory=dict)
 
