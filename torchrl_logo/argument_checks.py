@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+import numbers
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -14,9 +15,12 @@ __all__ = [
     "find_device",
     "require_arguments",
     "require_discount",
+    "require_logger",
     "require_positive",
     "require_positive_integers",
+    "require_seed",
     "require_type",
+    "require_widths",
 ]
 
 T = TypeVar("T")
@@ -119,9 +123,9 @@ def require_discount(gamma: float, owner: str) -> float:
         ...
         ValueError: MACQLLoss: gamma must be in [0, 1], found 1.5. Above 1 values grow without end.
     """
-    if not 0.0 <= gamma <= 1.0:
+    if not isinstance(gamma, numbers.Real) or not 0.0 <= gamma <= 1.0:
         raise ValueError(
-            f"{owner}: gamma must be in [0, 1], found {gamma}. Above 1 values grow without end."
+            f"{owner}: gamma must be in [0, 1], found {gamma!r}. Above 1 values grow without end."
         )
     return gamma
 
@@ -142,7 +146,9 @@ def require_positive(**values: float | None) -> None:
         ValueError: lr must be positive and finite, found -1.0.
     """
     for name, value in values.items():
-        if value is not None and not 0 < value < math.inf:
+        if value is None:
+            continue
+        if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, found {value!r}.")
 
 
@@ -164,6 +170,84 @@ def require_positive_integers(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and (type(value) is not int or value < 1):
             raise ValueError(f"{name} must be a positive integer, found {value!r}.")
+
+
+def require_logger(logger: Any) -> None:
+    """Refuses a logger that takes no scalars; ``None`` logs nothing, and passes.
+
+    Args:
+        logger (Logger, optional): TorchRL's, or what has its ``log_scalar``.
+
+    Raises:
+        TypeError: says what was found, and how to get a logger.
+
+    Examples:
+        >>> require_logger("mlflow")
+        Traceback (most recent call last):
+        ...
+        TypeError: logger must be a TorchRL Logger, found 'mlflow' (str). Get one from \
+torchrl_logo.record.MLflowRun(name).
+    """
+    if logger is not None and not callable(getattr(logger, "log_scalar", None)):
+        raise TypeError(
+            f"logger must be a TorchRL Logger, found {logger!r} ({type(logger).__name__}). Get one "
+            "from torchrl_logo.record.MLflowRun(name)."
+        )
+
+
+def require_seed(seed: int) -> int:
+    """Refuses a seed that is no whole number.
+
+    Args:
+        seed (int): the seed.
+
+    Returns:
+        ``seed`` itself.
+
+    Raises:
+        TypeError: says what was found.
+
+    Examples:
+        >>> require_seed("0")
+        Traceback (most recent call last):
+        ...
+        TypeError: seed must be a whole number, found '0' (str). Pass seed=0, for instance.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise TypeError(
+            f"seed must be a whole number, found {seed!r} ({type(seed).__name__}). Pass seed=0, "
+            "for instance."
+        )
+    return seed
+
+
+def require_widths(widths: Sequence[int], name: str) -> Sequence[int]:
+    """Refuses widths of layers that are no sequence of positive integers.
+
+    Args:
+        widths (sequence of int): one a hidden layer; none is a linear map.
+        name (str): the argument's name, for the message.
+
+    Returns:
+        ``widths`` itself.
+
+    Raises:
+        ValueError: names the argument and what was found.
+
+    Examples:
+        >>> require_widths(256, "hidden_sizes")
+        Traceback (most recent call last):
+        ...
+        ValueError: hidden_sizes must hold a positive integer for each hidden layer, such as \
+(128, 128), found 256.
+    """
+    if isinstance(widths, Iterable) and not isinstance(widths, str):
+        if all(isinstance(width, numbers.Integral) and width > 0 for width in widths):
+            return widths
+    raise ValueError(
+        f"{name} must hold a positive integer for each hidden layer, such as (128, 128), found "
+        f"{widths!r}."
+    )
 
 
 def require_arguments(

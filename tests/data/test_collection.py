@@ -179,7 +179,7 @@ def test_simulators_data_are_what_the_simulator_showed(scenario):
 
 def test_bad_arguments_are_refused_before_anything_runs(tmp_path):
     env = CountingTeam()
-    with pytest.raises(ValueError, match="positive number of frames, found 0"):
+    with pytest.raises(ValueError, match="frames must be a positive integer, found 0"):
         collect(env, None, 0)
     with pytest.raises(ValueError, match="positive shares"):
         collect(env, [(None, 1.0), (None, 0.0)], 10)

@@ -125,7 +125,7 @@ def test_a_training_goes_on_from_the_one_before(dataset: OfflineDataset, tmp_pat
     result = again.train()
     for a, b in zip(whole.loss_module.parameters(), again.loss_module.parameters(), strict=True):
         assert torch.equal(a, b)
-    assert result.history == whole.history
+    assert result.history == whole.log.history
 
 
 def test_another_training_is_refused(dataset: OfflineDataset, tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ def test_bad_arguments_are_refused(dataset: OfflineDataset) -> None:
     with pytest.raises(ValueError, match="state_size: expected 4, found 3"):
         WorldModelTrainer(JointWorldModel(other, hidden_size=4), dataset, steps=1)
     model = JointWorldModel(SPEC, hidden_size=4)
-    with pytest.raises(ValueError, match="steps must be at least 1"):
+    with pytest.raises(ValueError, match="steps must be a positive integer, found 0"):
         WorldModelTrainer(model, dataset, steps=0)
     with pytest.raises(ValueError, match="patience"):
         WorldModelTrainer(model, dataset, steps=1, patience=0)

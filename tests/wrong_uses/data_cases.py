@@ -214,7 +214,11 @@ CASES = [
     ),
     WrongUse(
         *("no frames to collect", lambda folder: collect(parts.env(), None, 0), ValueError),
-        *("found 0", "number of frames", "positive"),
+        *("found 0", "frames must be", "positive integer"),
+    ),
+    WrongUse(
+        *("half a frame", lambda folder: collect(parts.env(), None, 10.5), ValueError),
+        *("found 10.5", "frames must be", "positive integer"),
     ),
     WrongUse(
         *("name of a policy", lambda folder: collect(parts.env(), "expert", 100), TypeError),

@@ -45,6 +45,11 @@ from torchrl_logo.trainers import (
 )
 
 
+def train_into_file(folder: Path) -> Any:
+    (folder / "notes.txt").write_text("hello")
+    return train("bc", checkpoint_dir=folder / "notes.txt")
+
+
 def make_without_simulator(folder: Path) -> Any:
     """As where the extra is not installed."""
     imported = importlib.import_module
@@ -182,6 +187,16 @@ EVALUATION = [
         *(ValueError, "(2, 3, 16)", "made for 4 agents with 11 features", "Load or make one"),
     ),
     WrongUse(
+        "class of a policy",
+        lambda folder: evaluate(type(parts.actor()), "vmas/balance", episodes=1),
+        *(TypeError, "found the class Prob", "must act on a TensorDict", "pass a policy"),
+    ),
+    WrongUse(
+        "text for a seed",
+        lambda folder: evaluate(parts.actor(), "vmas/balance", episodes=1, seed="0"),
+        *(TypeError, "found '0' (str)", "a whole number", "Pass seed=0"),
+    ),
+    WrongUse(
         *("name of a policy", lambda folder: evaluate("bc", parts.env(), episodes=2), TypeError),
         *("found 'bc' (str)", "must act on a TensorDict", "TrainedPolicy.load(path)"),
     ),
@@ -298,6 +313,18 @@ NETWORKS = [
         *(ValueError, "(5, 2, 4)", "made for 3 agents with 16 features", "Load or make one"),
     ),
     WrongUse(
+        "inputs on another device",
+        lambda folder: make_gaussian_actor(parts.dataset().spec, device="meta")(
+            parts.batch().select(("agents", "observation"))
+        ),
+        *(ValueError, "found inputs on cpu", "The network is on meta", ".to(device)"),
+    ),
+    WrongUse(
+        "one width in place of one a layer",
+        lambda folder: make_gaussian_actor(parts.dataset().spec, hidden_sizes=256),
+        *(ValueError, "found 256", "for each hidden layer", "such as (128, 128)"),
+    ),
+    WrongUse(
         "discrete actor without a mask",
         lambda folder: make_categorical_actor(parts.DISCRETE)(observe(3)),
         *(ValueError, "found none", "a mask of available actions", "true everywhere if all are"),
@@ -336,6 +363,11 @@ LOSSES = [
         "actions of another task",
         lambda folder: bc()(parts.other_dataset().data[:8].clone()),
         *(ValueError, "found (8, 4, 2)", "('agents', 'action')", "of shape (8, 3, 2)"),
+    ),
+    WrongUse(
+        "batch of no transition",
+        lambda folder: bc()(parts.batch()[:0]),
+        *(ValueError, "of size (0,)", "at least one transition", "batch_size=1 or more"),
     ),
     WrongUse(
         *("discount of two", lambda folder: macql(gamma=2.0), ValueError),
@@ -388,6 +420,35 @@ TRAINING = [
     WrongUse(
         *("no step", lambda folder: train("bc", steps=0), ValueError),
         *("found 0", "steps must be", "positive integer"),
+    ),
+    WrongUse(
+        *("steps as a float", lambda folder: train("bc", steps=1e3), ValueError),
+        *("found 1000.0", "steps must be", "positive integer"),
+    ),
+    WrongUse(
+        "steps of a model as a float",
+        lambda folder: WorldModelTrainer(parts.model(), parts.dataset(), steps=1e3),
+        *(ValueError, "found 1000.0", "steps must be", "positive integer"),
+    ),
+    WrongUse(
+        *("no seed", lambda folder: train("bc", seed=None), TypeError),
+        *("found None", "a whole number", "Pass seed=0"),
+    ),
+    WrongUse(
+        *("name of a logger", lambda folder: train("bc", logger="mlflow"), TypeError),
+        *("found 'mlflow' (str)", "logger must be a TorchRL Logger", "MLflowRun(name)"),
+    ),
+    WrongUse(
+        *("text for a learning rate", lambda folder: train("bc", lr="1e-3"), ValueError),
+        *("found '1e-3'", "lr must be", "positive and finite"),
+    ),
+    WrongUse(
+        *("no episode on the way", lambda folder: train("bc", eval_episodes=0), ValueError),
+        *("found 0", "eval_episodes must be", "positive integer"),
+    ),
+    WrongUse(
+        *("file for a folder", train_into_file, NotADirectoryError),
+        *("notes.txt", "checkpoint_dir must be a folder", "Name another place"),
     ),
     WrongUse(
         *("empty batches", lambda folder: train("bc", batch_size=0), ValueError),

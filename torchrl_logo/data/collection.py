@@ -12,7 +12,12 @@ from tensordict import TensorDictBase
 from torchrl.data import Categorical
 from torchrl.envs import EnvBase, ExplorationType, set_exploration_type
 
-from torchrl_logo.argument_checks import MissingKeyError, require_type
+from torchrl_logo.argument_checks import (
+    MissingKeyError,
+    require_positive_integers,
+    require_seed,
+    require_type,
+)
 from torchrl_logo.data.dataset import OfflineDataset, require_absent
 from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
@@ -91,8 +96,9 @@ def collect(
         True
     """
     require_type(env, EnvBase, "env", "torchrl_logo.envs.make_env")
-    if frames < 1:
-        raise ValueError(f"collect needs a positive number of frames, found {frames}.")
+    require_positive_integers(frames=frames)
+    if seed is not None:
+        require_seed(seed)
     if root is not None:
         require_absent(Path(root))
     if isinstance(policy, str):

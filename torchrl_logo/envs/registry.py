@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torchrl.envs import EnvBase
 
-from torchrl_logo.argument_checks import find_device
+from torchrl_logo.argument_checks import find_device, require_positive_integers, require_seed
 
 __all__ = ["available_tasks", "make_env"]
 
@@ -82,8 +82,9 @@ def make_env(
         >>> env.reset()["state"].shape
         torch.Size([4, 42])
     """
-    if isinstance(num_envs, bool) or not isinstance(num_envs, int) or num_envs < 1:
-        raise ValueError(f"num_envs must be a positive integer, found {num_envs!r}.")
+    require_positive_integers(num_envs=num_envs)
+    if seed is not None:
+        require_seed(seed)
     if not isinstance(task, str):
         raise TypeError(f"task must be a name, '<simulator>/<scenario>', found {task!r}.")
     prefix, _, name = task.partition("/")

@@ -21,7 +21,7 @@ from torchrl.envs import (
 )
 from torchrl.modules.utils import get_primers_from_module
 
-from torchrl_logo.argument_checks import require_type
+from torchrl_logo.argument_checks import require_positive_integers, require_seed, require_type
 from torchrl_logo.evaluation.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
@@ -157,14 +157,19 @@ def evaluate(
         >>> evaluation.lengths
         tensor([200, 200, 200, 200])
     """
+    if isinstance(policy, type):
+        raise TypeError(
+            f"policy must act on a TensorDict, found the class {policy.__name__}: pass a policy "
+            "that was made of it."
+        )
     if not callable(policy):
         raise TypeError(
             f"policy must act on a TensorDict, found {policy!r} ({type(policy).__name__}): pass a "
             "trained policy, or TrainedPolicy.load(path)."
         )
     require_type(task_or_env, (str, EnvBase), "task_or_env", "torchrl_logo.envs.make_env")
-    if not isinstance(episodes, int) or episodes < 1:
-        raise ValueError(f"episodes must be a positive integer, found {episodes!r}.")
+    require_positive_integers(episodes=episodes)
+    require_seed(seed)
     policy_device = _find_device(policy)
     with _keep_random_state(policy_device, task_or_env):
         if isinstance(task_or_env, str):

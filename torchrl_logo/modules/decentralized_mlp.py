@@ -9,6 +9,8 @@ from tensordict import TensorDict, TensorDictBase
 from torch import nn
 from torchrl.modules import MultiAgentMLP
 
+from torchrl_logo.argument_checks import require_widths
+
 __all__ = ["DecentralizedMLP"]
 
 
@@ -48,6 +50,7 @@ class DecentralizedMLP(MultiAgentMLP):
         activation_class: type[nn.Module] = nn.ReLU,
         device: torch.device | str | None = None,
     ) -> None:
+        require_widths(num_cells, "hidden_sizes")
         super().__init__(
             n_agent_inputs=n_agent_inputs,
             n_agent_outputs=n_agent_outputs,
@@ -72,20 +75,23 @@ class DecentralizedMLP(MultiAgentMLP):
             return made
         params = TensorDict({}, batch_size=[] if self.share_params else [self.n_agents])
         for name in self._param_names:
-            path, _, attribute = name.rpartition(".")
-            value = getattr(self._empty_net.get_submodule(path), attribute)
-            params.set(tuple(name.split(".")), value)
+            params.set(tuple(name.split(".")), self._read(name))
         return params
 
     @params.setter
     def params(self, params: TensorDictBase) -> None:
         self.__dict__["_made_params"] = params
 
+    def _read(self, name: str) -> torch.Tensor:
+        path, _, attribute = name.rpartition(".")
+        return getattr(self._empty_net.get_submodule(path), attribute)
+
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Outputs ``[*, N, n_agent_outputs]`` of inputs ``[*, N, n_agent_inputs]``.
 
         Raises:
-            ValueError: if the inputs' features are not those that the network was made for.
+            ValueError: if the inputs' features are not those that the network was made for, or
+                they lie on another device.
         """
         found = sum(value.shape[-1] for value in inputs)
         if found != self.n_agent_inputs:
@@ -93,6 +99,12 @@ class DecentralizedMLP(MultiAgentMLP):
                 f"The network was made for {self.n_agents} agents with {self.n_agent_inputs} "
                 f"features each, found inputs of shapes {[tuple(i.shape) for i in inputs]}: it "
                 "belongs to another task. Load or make one for this."
+            )
+        device = self._read(self._param_names[0]).device
+        if inputs[0].device != device:
+            raise ValueError(
+                f"The network is on {device}, found inputs on {inputs[0].device}: move one of them "
+                "with .to(device)."
             )
         if self.share_params:
             return self._empty_net(torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0])

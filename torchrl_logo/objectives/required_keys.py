@@ -52,7 +52,7 @@ def match_batch_size(
 
 
 def require_keys(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: str) -> None:
-    """Refuses a batch in which entries are missing.
+    """Refuses a batch in which entries are missing, or that is empty.
 
     Args:
         tensordict (TensorDictBase): the batch.
@@ -61,6 +61,7 @@ def require_keys(tensordict: TensorDictBase, keys: Iterable[NestedKey], reader: 
 
     Raises:
         KeyError: names all missing keys and those that were found.
+        ValueError: if there is no transition in it.
 
     Examples:
         >>> from tensordict import TensorDict
@@ -77,6 +78,11 @@ are missing; found ['state']. Entries of other names are named by set_keys().
         raise MissingKeyError(
             f"{reader} reads {missing}, which are missing; found {found}. Entries of other names "
             "are named by set_keys()."
+        )
+    if 0 in tensordict.batch_size:
+        raise ValueError(
+            f"{reader} needs at least one transition, found a batch of size "
+            f"{tuple(tensordict.batch_size)}: draw batch_size=1 or more."
         )
 
 

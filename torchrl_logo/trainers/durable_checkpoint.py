@@ -156,6 +156,9 @@ class DurableRotation(CheckpointRotation):
     Keyword Args:
         keep_last (int): checkpoints that are kept. Defaults to ``2``.
 
+    Raises:
+        NotADirectoryError: if ``directory`` is a file.
+
     Examples:
         >>> import tempfile
         >>> rotation = DurableRotation(tempfile.mkdtemp())
@@ -165,6 +168,10 @@ class DurableRotation(CheckpointRotation):
     """
 
     def __init__(self, directory: str | Path, *, keep_last: int = 2) -> None:
+        if Path(directory).is_file():
+            raise NotADirectoryError(
+                f"checkpoint_dir must be a folder, found the file {directory}. Name another place."
+            )
         super().__init__(directory, keep_last=keep_last)
 
     def find_whole(self) -> Path | None:

@@ -20,9 +20,12 @@ from torchrl.trainers.trainers import TargetNetUpdaterHook
 from torchrl_logo.argument_checks import (
     find_device,
     require_discount,
+    require_logger,
     require_positive,
     require_positive_integers,
+    require_seed,
     require_type,
+    require_widths,
 )
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.next_actions import add_next_actions
@@ -44,6 +47,7 @@ from torchrl_logo.trainers.optimization import OfflineOptimizationStepper
 from torchrl_logo.trainers.policy_card import PolicyCard
 from torchrl_logo.trainers.resumable import BlockwiseTrainer, BufferDraws, make_checkpointing
 from torchrl_logo.trainers.trained_policy import TrainedPolicy
+from torchrl_logo.trainers.update_log import UpdateLog
 from torchrl_logo.trainers.world_model import WorldModelTrainer
 
 __all__ = ["OfflineResult", "OfflineTrainer"]
@@ -233,6 +237,9 @@ class OfflineTrainer(BlockwiseTrainer):
         if world_model is not None:
             require_type(world_model, WorldModel, "world_model", "LOGOWorldModel.load(path)")
             world_model.spec.require_match(dataset.spec, "The dataset")
+        require_logger(logger)
+        require_seed(seed)
+        require_widths(hidden_sizes, "hidden_sizes")
         require_discount(gamma, type(self).__name__)
         require_positive_integers(
             steps=steps,
@@ -241,6 +248,7 @@ class OfflineTrainer(BlockwiseTrainer):
             world_model_steps=world_model_steps,
             imagined_envs=imagined_envs,
             imagined_capacity=imagined_capacity,
+            eval_episodes=eval_episodes,
             log_interval=log_interval,
             checkpoint_interval=checkpoint_interval,
             imagine_interval=imagine_interval,
@@ -265,9 +273,7 @@ class OfflineTrainer(BlockwiseTrainer):
         self.method = method if isinstance(method, str) else type(method).__name__
         self.dataset = dataset
         self.steps = steps
-        self.history: dict[str, list[tuple[int, float]]] = {}
-        self._pending: dict[str, Any] = {}
-        self._flushed = 0
+        self.log = UpdateLog(logger, log_interval)
         torch.manual_seed(seed)
         spec = dataset.spec
         found = Method() if isinstance(method, LossModule) else find_method(method)
@@ -419,7 +425,6 @@ class OfflineTrainer(BlockwiseTrainer):
             max_skipped=max_skipped_updates,
             value_limit=_VALUE_MARGIN * largest if largest > 0 else None,
         )
-        self._log_state = _LogState(self)
         # The real transitions are the dataset's, whose hash the checkpoint has.
         components: dict[str, Any] = (
             {"replay_buffer": BufferDraws(buffer)}
@@ -442,7 +447,7 @@ class OfflineTrainer(BlockwiseTrainer):
             seed=seed,
             log_interval=log_interval,
             save_trainer_interval=max(1, checkpoint_interval * frames_per_batch // interval - 1),
-            **make_checkpointing(checkpoint_dir, log=self._log_state, **components),
+            **make_checkpointing(checkpoint_dir, log=self.log, **components),
         )
         if imagination is not None:
             imagination.storing.register(self)
@@ -486,32 +491,14 @@ class OfflineTrainer(BlockwiseTrainer):
         return TensorDict()  # batches are drawn from buffers: what was collected is stored there
 
     def _log(self, log_pbar: bool = False, **kwargs: Any) -> None:
-        """Collects figures by update, and hands them to the logger in one batch at a time.
-
-        TorchRL's own logs one key at a time, against frames; here frames are imagined
-        transitions for some methods and updates for others, so that runs could not be compared.
-        """
+        """Holds figures back until the interval, an evaluation or the training is over."""
+        self.log.add(kwargs)
         for key, item in kwargs.items():
-            self._pending[key] = item
             if log_pbar and self.progress_bar and not key.startswith("loss"):
                 self._pbar_str[key] = float(item)
-        due = self._optim_count - self._flushed >= self._log_interval
-        if due or self._optim_count >= self.steps or "eval/return" in kwargs:
-            self._flush_log()
-
-    def _flush_log(self) -> None:
-        self._flushed = self._optim_count
-        values = {key: float(value) for key, value in self._pending.items()}
-        self._pending.clear()
-        for key, value in values.items():
-            self.history.setdefault(key, []).append((self._optim_count, value))
-        if self.logger is not None and values:
-            log_metrics = getattr(self.logger, "log_metrics", None)
-            if log_metrics is not None:
-                log_metrics(values, step=self._optim_count)
-            else:
-                for key, value in values.items():
-                    self.logger.log_scalar(key, value, step=self._optim_count)
+        over = self._optim_count >= self.steps or "eval/return" in kwargs
+        if over or self.log.is_due(self._optim_count):
+            self.log.flush(self._optim_count)
 
     def _pbar_description(self) -> None:
         """Names the method and its latest return before the bar."""
@@ -522,7 +509,7 @@ class OfflineTrainer(BlockwiseTrainer):
     def train(self) -> OfflineResult:
         """Trains to the end (from a checkpoint, if one was loaded) and returns the result."""
         super().train()
-        self._flush_log()
+        self.log.flush(self._optim_count)
         if self.progress_bar and hasattr(self, "_pbar"):
             self._pbar.close()
         card = PolicyCard.from_training(
@@ -533,7 +520,7 @@ class OfflineTrainer(BlockwiseTrainer):
             hyperparameters=self.hyperparameters,
         )
         policy = TrainedPolicy(self.policy, card)
-        return OfflineResult(policy, dict(self.history), self._optim_count)
+        return OfflineResult(policy, dict(self.log.history), self._optim_count)
 
 
 def _read_spec(task: str) -> TaskSpec:
@@ -593,31 +580,3 @@ def _train_world_model(
         checkpoint_dir=checkpoint_dir,
     ).train()
     return model
-
-
-class _LogState:
-    """The figures of an offline trainer that its history has, or that are yet to be logged."""
-
-    def __init__(self, trainer: OfflineTrainer) -> None:
-        self.trainer = trainer
-
-    def state_dict(self) -> dict[str, Any]:
-        trainer = self.trainer
-        history = {
-            name: (
-                torch.tensor([update for update, _ in points]),
-                torch.tensor([value for _, value in points], dtype=torch.float64),
-            )
-            for name, points in trainer.history.items()
-        }
-        pending = {name: float(value) for name, value in trainer._pending.items()}
-        return {"history": history, "pending": pending, "flushed": trainer._flushed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        trainer = self.trainer
-        trainer.history = {
-            name: list(zip(updates.tolist(), values.tolist(), strict=True))
-            for name, (updates, values) in state_dict["history"].items()
-        }
-        trainer._pending = dict(state_dict["pending"])
-        trainer._flushed = int(state_dict["flushed"])

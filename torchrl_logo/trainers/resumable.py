@@ -123,9 +123,8 @@ class ResumableTraining:
         self.watch = NumberWatch() if watch is None else watch
         self.settings = json.loads(json.dumps(dict(settings), default=str))  # as they come back
         self._pbar_str: dict[str, Any] = {}
-        self._last_log: dict[
-            str, Any
-        ] = {}  # the class keeps one dictionary for all trainers of a process
+        # TorchRL's class keeps one dictionary for all trainers of a process.
+        self._last_log: dict[str, Any] = {}
         self.register_module("progress", self.progress)
         self.register_module("watch", self.watch)
         self._signals: StopSignals | None = None

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from torchrl.envs import EnvBase
+from torchrl.objectives import LossModule
 
 from torchrl_logo.argument_checks import require_arguments
 from torchrl_logo.data.dataset import OfflineDataset
@@ -50,7 +51,7 @@ class TrackedResult:
 
 
 def train_tracked(
-    method: str,
+    method: str | LossModule,
     dataset: OfflineDataset,
     *,
     steps: int,
@@ -77,7 +78,7 @@ def train_tracked(
     goes on from its last checkpoint *and in the same run*, which has each metric once a step.
 
     Args:
-        method (str): as :class:`~torchrl_logo.trainers.OfflineTrainer` takes it.
+        method (str or LossModule): as :class:`~torchrl_logo.trainers.OfflineTrainer` takes it.
         dataset (OfflineDataset): the transitions to learn from.
 
     Keyword Args:
@@ -111,19 +112,20 @@ def train_tracked(
             "name of a task."
         )
     require_arguments(trainer_kwargs, OfflineTrainer, "OfflineTrainer")
-    name = f"{task}-{dataset.metadata.quality}"
+    data_name = f"{task}-{dataset.metadata.quality}"
+    method_name = method if isinstance(method, str) else type(method).__name__
     with (
         StopSignals.installed(),
         MLflowRun(
             experiment or str(task),
-            run_name=f"{method}-{dataset.metadata.quality}-seed{seed}",
+            run_name=f"{method_name}-{dataset.metadata.quality}-seed{seed}",
             run_key=None if checkpoint_dir is None else _find_run_key(Path(checkpoint_dir)),
             runs_dir=runs_dir,
             when_unreachable=when_unreachable,
-            tags={"method": method, **(tags or {})},
+            tags={"method": method_name, **(tags or {})},
         ) as run,
     ):
-        run.log_dataset(name, dataset.metadata.hash, source=str(dataset.metadata.task))
+        run.log_dataset(data_name, dataset.metadata.hash, source=str(dataset.metadata.task))
         trainer = OfflineTrainer(
             method,
             dataset,
@@ -134,7 +136,8 @@ def train_tracked(
             checkpoint_dir=checkpoint_dir,
             **trainer_kwargs,
         )
-        run.log_hparams({"method": method, "steps": steps, "seed": seed, **trainer.hyperparameters})
+        settings = {"method": method_name, "steps": steps, "seed": seed}
+        run.log_hparams({**settings, **trainer.hyperparameters})
         result = trainer.train()
         evaluation = evaluate(result.policy, where, episodes=eval_episodes, seed=seed + 1)
         result = dataclasses.replace(result, policy=result.policy.with_returns(evaluation))

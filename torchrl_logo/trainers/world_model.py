@@ -15,7 +15,13 @@ from torchrl.record.loggers import Logger
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
-from torchrl_logo.argument_checks import require_type
+from torchrl_logo.argument_checks import (
+    require_logger,
+    require_positive,
+    require_positive_integers,
+    require_seed,
+    require_type,
+)
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.evaluation.world_model import evaluate_world_model, find_windows
 from torchrl_logo.modules.world_model import WorldModel
@@ -33,8 +39,6 @@ __all__ = ["WorldModelTrainer", "WorldModelTrainingResult"]
 
 _WARM_UP = 100
 _FINAL_SHARE = 0.01
-
-#: Share of the episodes that a world model learns from; the others choose its weights.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,18 +144,18 @@ class WorldModelTrainer(BlockwiseTrainer):
         how = "LOGOWorldModel.from_dataset(dataset)"
         require_type(world_model, WorldModel, "world_model", how)
         require_type(dataset, OfflineDataset, "dataset", "load_dataset(name_or_path)")
-        for name, value in (
-            ("steps", steps),
-            ("batch_size", batch_size),
-            ("evaluation_interval", evaluation_interval),
-            ("horizon", horizon),
-            ("unroll", unroll),
-            ("checkpoint_interval", checkpoint_interval),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, found {value}.")
-        if patience is not None and patience < 1:
-            raise ValueError(f"patience must be at least 1 or None, found {patience}.")
+        require_logger(logger)
+        require_seed(seed)
+        require_positive_integers(
+            steps=steps,
+            batch_size=batch_size,
+            evaluation_interval=evaluation_interval,
+            patience=patience,
+            horizon=horizon,
+            unroll=unroll,
+            checkpoint_interval=checkpoint_interval,
+        )
+        require_positive(learning_rate=learning_rate, clip_norm=clip_norm)
         if unroll > batch_size:
             raise ValueError(f"unroll {unroll} is longer than a batch of {batch_size} transitions.")
         self._data_parallel = data_parallel
