@@ -411,7 +411,7 @@ def test_bad_networks_are_refused() -> None:
     loss.set_keys(action="state")
     loss.action_low = torch.zeros(4)
     with pytest.raises(KeyError, match="write 'state_action_value'; it writes"):
-        loss._value(batch, loss.qvalue_network_params)
+        loss._value(batch, batch["state"], loss.qvalue_network_params)
 
 
 def test_bad_arguments_are_refused() -> None:

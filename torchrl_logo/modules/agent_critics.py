@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import nn
 
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.stacked_layers import standardize, unstack
 
 __all__ = ["AgentCritic", "make_agent_critic", "make_agent_value"]
 
@@ -57,10 +59,38 @@ class AgentCritic(nn.Module):
             activation_class=activation_class,
             device=device,
         )
+        self.can_value_stacked = self.network.can_be_unstacked
 
     def forward(self, observation: torch.Tensor, *action: torch.Tensor) -> torch.Tensor:
         """Values ``[*, N, 1]`` of observations ``[*, N, d_o]`` and actions ``[*, N, d_a]``."""
         return self.network(self.normalizer(observation), *action)
+
+    def value_stacked(
+        self, params: TensorDictBase, observation: torch.Tensor, action: torch.Tensor
+    ) -> torch.Tensor:
+        """Values ``[nets, *draws, *, N, 1]`` of several actions at each observation.
+
+        Only where ``can_value_stacked``: not if agents have weights of their own, or activations
+        have parameters.
+
+        Args:
+            params (TensorDictBase): ``[nets]``, parameters and buffers of critics like this one.
+            observation (torch.Tensor): ``[*, N, d_o]``.
+            action (torch.Tensor): ``[*draws, *, N, d_a]``.
+        """
+        shape = action.shape[:-1]
+        rows = observation.reshape(-1, observation.shape[-1])  # [R, d_o], R over agents too
+        varied = action.reshape(-1, len(rows), action.shape[-1])  # [M, R, d_a]
+        values = [
+            self.network.call_unstacked(
+                weights,
+                "network.",
+                standardize(self.normalizer, weights, "normalizer.", rows),
+                varied,
+            )
+            for weights in unstack(params)
+        ]
+        return torch.stack(values).view(-1, *shape, 1)
 
 
 def make_agent_critic(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModule
 from torch import nn
 from torchrl.modules import MLP
@@ -12,6 +13,13 @@ from torchrl.modules import MLP
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.decentralized_mlp import DecentralizedMLP
 from torchrl_logo.modules.normalizer import Normalizer
+from torchrl_logo.modules.stacked_layers import (
+    Weights,
+    call_layers,
+    have_stackable_layers,
+    standardize,
+    unstack,
+)
 
 __all__ = ["CRITIC_KINDS", "CentralizedCritic", "make_centralized_critic"]
 
@@ -104,6 +112,9 @@ class CentralizedCritic(nn.Module):
                 activation_class=activation_class,
                 device=device,
             )
+        self.can_value_stacked = have_stackable_layers(self.network) and (
+            share_params or not local_values
+        )
 
     def forward(self, state: torch.Tensor, *local: torch.Tensor) -> torch.Tensor:
         """Values ``[*, 1]`` of joint actions.
@@ -120,6 +131,51 @@ class CentralizedCritic(nn.Module):
         if self.local_network is None:
             return value
         return value + self.local_network(*read).sum(-2)  # [*, N, 1] -> [*, 1]
+
+    def value_stacked(
+        self, params: TensorDictBase, state: torch.Tensor, *local: torch.Tensor
+    ) -> torch.Tensor:
+        """Values ``[nets, *draws, *, 1]`` of several joint actions in each state.
+
+        Only where ``can_value_stacked``: not if single agents have weights of their own, or
+        activations have parameters.
+
+        Args:
+            params (TensorDictBase): ``[nets]``, parameters and buffers of critics like this one.
+            state (torch.Tensor): ``[*, d_s]``.
+            *local (torch.Tensor): observations ``[*, N, d_o]``, if the critic reads them, and
+                joint actions ``[*draws, *, N, d_a]``.
+        """
+        *observation, action = local
+        shape = action.shape[:-2]
+        n_agents, size = action.shape[-2:]
+        state = state.reshape(-1, state.shape[-1])  # [R, d_s]
+        observation = [value.reshape(len(state), n_agents, -1) for value in observation]
+        action = action.reshape(-1, len(state), n_agents, size)  # [M, R, N, d_a]
+        values = [self._value_alone(w, state, observation, action) for w in unstack(params)]
+        return torch.stack(values).view(-1, *shape, 1)
+
+    def _value_alone(
+        self,
+        weights: Weights,
+        state: torch.Tensor,
+        observation: list[torch.Tensor],
+        action: torch.Tensor,
+    ) -> torch.Tensor:
+        """Values ``[M, R, 1]`` of one critic of the stack."""
+        state = standardize(self.normalizer, weights, "normalizer.", state)
+        observation = [
+            standardize(self.observation_normalizer, weights, "observation_normalizer.", value)
+            for value in observation
+        ]
+        repeated = torch.cat([state, *(value.flatten(1) for value in observation)], -1)
+        value = call_layers(self.network, weights, "network.", repeated, action.flatten(2))
+        if self.local_network is None:
+            return value
+        alone = self.local_network.call_unstacked(
+            weights, "local_network.", observation[0].flatten(0, 1), action.flatten(1, 2)
+        )  # [M, R * N, 1]
+        return value + alone.view(*action.shape[:3], 1).sum(-2)
 
 
 def make_centralized_critic(

@@ -10,6 +10,7 @@ from torch import nn
 from torchrl.modules import MultiAgentMLP
 
 from torchrl_logo.argument_checks import require_widths
+from torchrl_logo.modules.stacked_layers import Weights, call_layers, have_stackable_layers
 
 __all__ = ["DecentralizedMLP"]
 
@@ -68,6 +69,11 @@ class DecentralizedMLP(MultiAgentMLP):
         self._param_names = [name for name, _ in self._empty_net.named_parameters()]
 
     @property
+    def can_be_unstacked(self) -> bool:
+        """Whether there is :meth:`call_unstacked`: agents share weights, activations have none."""
+        return self.share_params and have_stackable_layers(self._empty_net)
+
+    @property
     def params(self) -> TensorDictBase:
         """The parameters that are in the module, ``[N]`` where they are not shared."""
         made = self.__dict__.get("_made_params")
@@ -93,6 +99,35 @@ class DecentralizedMLP(MultiAgentMLP):
             ValueError: if the inputs' features are not those that the network was made for, or
                 they lie on another device.
         """
+        self._require_inputs(*inputs)
+        if not self.share_params:
+            return super().forward(*inputs)
+        joined = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
+        # Matrices, not batches of them: see call_layers.
+        rows = self._empty_net(joined.reshape(-1, joined.shape[-1]))
+        return rows.view(*joined.shape[:-1], -1)
+
+    def call_unstacked(
+        self, weights: Weights, prefix: str, repeated: torch.Tensor, varied: torch.Tensor
+    ) -> torch.Tensor:
+        """Outputs for rows of which one part is the same in several of them.
+
+        Args:
+            weights (dict of torch.Tensor): parameters in place of the module's own.
+            prefix (str): what their names begin with.
+            repeated (torch.Tensor): an agent's first features, ``[R, d]``.
+            varied (torch.Tensor): its last ones in each of several draws, ``[M, R, e]``.
+
+        Returns:
+            ``[M, R, n_agent_outputs]``.
+
+        Raises:
+            ValueError: as :meth:`forward`.
+        """
+        self._require_inputs(repeated, varied)
+        return call_layers(self._empty_net, weights, f"{prefix}_empty_net.", repeated, varied)
+
+    def _require_inputs(self, *inputs: torch.Tensor) -> None:
         found = sum(value.shape[-1] for value in inputs)
         if found != self.n_agent_inputs:
             raise ValueError(
@@ -106,6 +141,3 @@ class DecentralizedMLP(MultiAgentMLP):
                 f"The network is on {device}, found inputs on {inputs[0].device}: move one of them "
                 "with .to(device)."
             )
-        if self.share_params:
-            return self._empty_net(torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0])
-        return super().forward(*inputs)

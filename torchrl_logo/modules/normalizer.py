@@ -93,8 +93,21 @@ class Normalizer(nn.Module):
         self.high.copy_(rows.amax(0))
         self.fitted.fill_(True)
 
-    def normalize(self, x: torch.Tensor) -> torch.Tensor:
+    def normalize(
+        self,
+        x: torch.Tensor,
+        *,
+        mean: torch.Tensor | None = None,
+        inverse_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Standardises ``x`` ``[*, size]``.
+
+        Args:
+            x (torch.Tensor): values in the data's units.
+
+        Keyword Args:
+            mean (torch.Tensor, optional): ``[size]``, in place of the module's own constant.
+            inverse_scale (torch.Tensor, optional): ``[size]``, likewise.
 
         Raises:
             ValueError: if ``x`` has another number of features.
@@ -104,7 +117,8 @@ class Normalizer(nn.Module):
                 f"The network was made for {self.mean.shape[0]} features, found {x.shape[-1]} "
                 f"(shape {tuple(x.shape)}): it belongs to another task. Load or make one for this."
             )
-        return (x - self.mean) * self.inverse_scale
+        mean = self.mean if mean is None else mean
+        return (x - mean) * (self.inverse_scale if inverse_scale is None else inverse_scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """:meth:`normalize`, so that the module can be a layer."""

@@ -247,10 +247,9 @@ class CFCQLLoss(MACQLLoss):
     def _next_value(self, tensordict: TensorDictBase, next_action: torch.Tensor) -> torch.Tensor:
         """The target value ``[*batch]``, bootstrapped from actions at the next state."""
         keys = self.tensor_keys
-        # a shallow copy: what is written here must not show up in the caller's batch
-        following = tensordict.get("next").copy().set(keys.action, next_action)
-        next_value = self._value(following, self.target_qvalue_network_params).min(0)[0]
-        outcome = tensordict.get("next").select(keys.reward, keys.done, keys.terminated)
+        following, params = tensordict.get("next"), self.target_qvalue_network_params
+        next_value = self._value(following, next_action, params).amin(0)
+        outcome = following.select(keys.reward, keys.done, keys.terminated)
         outcome.set(keys.state_action_value, next_value.unsqueeze(-1))
         targets = TensorDict({"next": outcome}, batch_size=tensordict.batch_size)
         return self.value_estimator.value_estimate(targets).squeeze(-1)
@@ -274,9 +273,8 @@ class CFCQLLoss(MACQLLoss):
         departs = departs.view(n_agents, *[1] * len(batch_size), n_agents, 1)
         alternatives = torch.where(departs, drawn.unsqueeze(1), action)  # [m, N, B, N, d_a]
         actions = torch.cat([action.unsqueeze(0), alternatives.flatten(0, 1)], 0)
-        inputs = tensordict.select(*self.qvalue_network.in_keys, strict=False)
-        inputs = inputs.expand(actions.shape[0], *batch_size).set(key, actions)
-        values = self._value(inputs, self.qvalue_network_params)  # [nets, 1 + m * N, B]
+        # [nets, 1 + m * N, B]
+        values = self._value(tensordict, actions, self.qvalue_network_params)
         alternative_values = values[:, 1:].unflatten(1, (-1, n_agents)).movedim(2, -1)
         return values[:, 0], alternative_values
 
@@ -339,9 +337,8 @@ class CFCQLLoss(MACQLLoss):
         if behaviour_log_prob is not None:
             losses["loss_behaviour"] = -restrict_rows(behaviour_log_prob, real, row_weights)
 
-        policy_td = tensordict.select(*self.qvalue_network.in_keys, strict=False)
-        policy_td.set(keys.action, policy_action)
-        policy_value = self._value(policy_td, self._cached_detached_qvalue_params).min(0)[0]
+        detached = self._cached_detached_qvalue_params
+        policy_value = self._value(tensordict, policy_action, detached).min(0)[0]
         joint_log_prob = policy_log_prob.sum(-1)  # [B]
         scale: torch.Tensor | float = 1.0
         if self.normalize_q:

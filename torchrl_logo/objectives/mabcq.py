@@ -22,6 +22,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
 from torchrl_logo.argument_checks import require_discount
+from torchrl_logo.objectives.critic_values import value_actions
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
     match_batch_size,
@@ -386,13 +387,8 @@ class MABCQLoss(LossModule):
     def _value(
         self, tensordict: TensorDictBase, action: torch.Tensor, params: TensorDictParams
     ) -> torch.Tensor:
-        """Values ``[nets, *batch]`` by all critics of joint actions ``[*batch, N, d_a]``."""
-        inputs = tensordict.select(*self.qvalue_network.in_keys, strict=False)
-        out = self._vmap_qvalue_network(inputs.set(self.tensor_keys.action, action), params)
-        # a value for each agent would broadcast against the team's reward without an error
-        shape = (self.num_qvalue_nets, *tensordict.batch_size, 1)
-        key = self.tensor_keys.state_action_value
-        return self._read(out, key, shape, "qvalue_network").squeeze(-1)
+        """Values ``[nets, *draws, *batch]`` of joint actions ``[*draws, *batch, N, d_a]``."""
+        return value_actions(self, tensordict, action, params)
 
     def _encode(self, tensordict: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
         """Location and scale ``[*batch, N, J]`` of the latents of the data's actions."""
@@ -465,13 +461,13 @@ class MABCQLoss(LossModule):
         keys, following = self.tensor_keys, tensordict.get("next")
         batch_size = tensordict.batch_size
         made = {unravel_key(keys.action), unravel_key(keys.latent)}
-        nets = (self.decoder_network, self.perturbation_network, self.qvalue_network)
+        nets = (self.decoder_network, self.perturbation_network)
         inputs = following.select(*[k for net in nets for k in net.in_keys if k not in made])
         inputs = inputs.expand(self.num_samples, *batch_size)
         drawn = self._perturb(
             inputs, self._generate(inputs), self.target_perturbation_network_params
         )  # [n, B, N, d_a]
-        values = self._value(inputs, drawn, self.target_qvalue_network_params)  # [nets, n, B]
+        values = self._value(following, drawn, self.target_qvalue_network_params)  # [nets, n, B]
         low, high = values.amin(0), values.amax(0)
         best = (self.min_weight * low + (1 - self.min_weight) * high).amax(0)  # [B]
         outcome = following.select(keys.reward, keys.done, keys.terminated)

@@ -17,6 +17,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
 from torchrl_logo.argument_checks import require_discount
+from torchrl_logo.objectives.critic_values import value_actions
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
 from torchrl_logo.objectives.joint_density import sample_with_joint_density, sum_over_agents
 from torchrl_logo.objectives.memory import refuse_memory
@@ -25,7 +26,6 @@ from torchrl_logo.objectives.required_keys import (
     require_distribution,
     require_keys,
     require_shape,
-    require_written,
 )
 from torchrl_logo.objectives.value_checks import read_weights
 
@@ -104,9 +104,9 @@ class MACQLLoss(LossModule):
         loss_function (str): distance for the TD error, as :func:`torchrl.objectives.distance_loss`
             takes it. Defaults to ``"l2"``.
         reduction (str): ``"none"``, ``"mean"`` or ``"sum"``. Defaults to ``"mean"``.
-        deactivate_vmap (bool): whether to loop over critics instead of :func:`torch.vmap`, which
-            is as fast on a CPU and, under :func:`torch.compile`, about twice as fast. Defaults to
-            ``False``.
+        deactivate_vmap (bool): whether to loop over critics instead of :func:`torch.vmap`, where
+            they are not this package's, which need neither
+            (:func:`~torchrl_logo.objectives.critic_values.value_actions`). Defaults to ``False``.
         use_prioritized_weights (bool or str): whether ``"priority_weight"`` weighs transitions;
             ``"auto"`` and ``True`` use it where it is there. Defaults to ``"auto"``.
 
@@ -375,17 +375,11 @@ class MACQLLoss(LossModule):
         """The penalty's weight, learned or fixed."""
         return self.log_min_q_weight.exp()
 
-    def _value(self, tensordict: TensorDictBase, params: TensorDictParams) -> torch.Tensor:
-        """Values of all critics, ``[nets, *batch]``."""
-        key = self.tensor_keys.state_action_value
-        out = self._vmap_qvalue_network(
-            tensordict.select(*self.qvalue_network.in_keys, strict=False), params
-        )
-        value = out.get(key, None)
-        value = require_written(value, key, self.qvalue_network, "the critic", type(self).__name__)
-        # a value for each agent would broadcast against the team's reward without an error
-        shape = (self.num_qvalue_nets, *tensordict.batch_size, 1)
-        return require_shape(value, shape, key, type(self).__name__).squeeze(-1)
+    def _value(
+        self, tensordict: TensorDictBase, action: torch.Tensor, params: TensorDictBase
+    ) -> torch.Tensor:
+        """Values ``[nets, *draws, *batch]`` of joint actions ``[*draws, *batch, N, d_a]``."""
+        return value_actions(self, tensordict, action, params)
 
     def _policy_dist(self, tensordict: TensorDictBase) -> torch.distributions.Distribution:
         inputs = tensordict.select(*self.actor_network.in_keys, strict=True)
@@ -446,8 +440,7 @@ class MACQLLoss(LossModule):
         real = find_real_rows(tensordict, keys.imagined, type(self).__name__)
         action = tensordict.get(keys.action)  # [B, N, d_a]
         batch_size = tensordict.batch_size
-        # shallow copies: what is written here must not show up in the caller's batch
-        next_tensordict = tensordict.get("next").copy()
+        following = tensordict.get("next")
         n = self.num_samples
         with (
             set_exploration_type(ExplorationType.RANDOM),
@@ -459,15 +452,14 @@ class MACQLLoss(LossModule):
             behaviour_log_prob = sum_over_agents(dist.log_prob(inside), batch_size)
             behaviour_log_prob = behaviour_log_prob / action.shape[-2]  # [B]
             with torch.no_grad():
-                next_dist = self._policy_dist(next_tensordict)
+                next_dist = self._policy_dist(following)
                 here, log_here = sample_with_joint_density(dist, batch_size, n)
                 there, log_there = sample_with_joint_density(next_dist, batch_size, n)
 
         with torch.no_grad():
             # the first draw at the next state serves the bootstrap
-            next_tensordict.set(keys.action, there[0])
-            next_value = self._value(next_tensordict, self.target_qvalue_network_params).min(0)[0]
-            outcome = tensordict.get("next").select(keys.reward, keys.done, keys.terminated)
+            next_value = self._value(following, there[0], self.target_qvalue_network_params).amin(0)
+            outcome = following.select(keys.reward, keys.done, keys.terminated)
             outcome.set(keys.state_action_value, next_value.unsqueeze(-1))
             targets = TensorDict({"next": outcome}, batch_size=batch_size)
             target_value = self.value_estimator.value_estimate(targets).squeeze(-1)  # [B]
@@ -477,12 +469,7 @@ class MACQLLoss(LossModule):
 
         # One critic call for the data's action and all draws: [1 + 3n, B, N, d_a]
         actions = torch.cat([action.unsqueeze(0), uniform, here, there], 0)
-        critic_in = tensordict.select(*self.qvalue_network.in_keys, strict=False).expand(
-            actions.shape[0], *batch_size
-        )
-        values = self._value(
-            critic_in.set(keys.action, actions), self.qvalue_network_params
-        )  # [nets, 1 + 3n, B]
+        values = self._value(tensordict, actions, self.qvalue_network_params)  # [nets, 1 + 3n, B]
         pred_value, sampled = values[:, 0], values[:, 1:]
         log_density = torch.cat([log_uniform, log_here, log_there], 0)  # [3n, B]
         soft_maximum = self.temperature * (
@@ -497,9 +484,8 @@ class MACQLLoss(LossModule):
         conservative = self._restrict_gap(soft_maximum, pred_value, real, row_weights)
         loss_cql = self.min_q_weight.detach() * conservative
 
-        policy_td = tensordict.select(*self.qvalue_network.in_keys, strict=False)
-        policy_td.set(keys.action, policy_action)
-        policy_value = self._value(policy_td, self._cached_detached_qvalue_params).min(0)[0]
+        detached = self._cached_detached_qvalue_params
+        policy_value = self._value(tensordict, policy_action, detached).min(0)[0]
         # How much the choice of the action matters, not how large values are: returns that
         # differ by state would otherwise drown the actor's gradient as values grow.
         spread = _mean(sampled.detach().std(1).mean(0), valid)

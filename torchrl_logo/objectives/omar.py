@@ -239,11 +239,6 @@ class OMARLoss(TwinDelayedLoss):
         """The inverse of :meth:`_to_units`."""
         return self.action_low + (unit + 1) * self.half_range
 
-    def _repeat(self, tensordict: TensorDictBase, times: int) -> TensorDictBase:
-        """What the critic reads, with a new first dimension."""
-        inputs = tensordict.select(*self.qvalue_network.in_keys, strict=False)
-        return inputs.expand(times, *tensordict.batch_size)
-
     def _draw_uniform(self, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Actions ``[n, *batch, N, d_a]``, and their log-densities for each agent."""
         shape = (self.num_samples, *like.shape)
@@ -287,8 +282,8 @@ class OMARLoss(TwinDelayedLoss):
             there = self._act(tensordict.get("next"), self.actor_network_params)
             draws = (self._draw_uniform(here), self._draw_near(here), self._draw_near(there))
             actions, log_density = (torch.cat(parts, 0) for parts in zip(*draws, strict=True))
-        inputs = self._repeat(tensordict, actions.shape[0])
-        values = self._value(inputs, actions, self.qvalue_network_params)  # [nets, 3n, B, N]
+        # [nets, 3n, B, N]
+        values = self._value(tensordict, actions, self.qvalue_network_params)
         soft_maximum = self.temperature * (
             torch.logsumexp(values / self.temperature - log_density, 1)
             - math.log(3 * self.num_samples)
@@ -306,14 +301,13 @@ class OMARLoss(TwinDelayedLoss):
             action (torch.Tensor): the policy's actions, ``[*batch, N, d_a]``.
             value (torch.Tensor): what they are worth, ``[*batch, N]``.
         """
-        inputs = self._repeat(tensordict, self.search_samples)
         mean = torch.zeros_like(self._to_units(action))
         std = torch.full_like(mean, self.search_std)
         for _ in range(self.search_iterations):
             normal = Normal(mean, std, validate_args=False)
             unit = normal.rsample((self.search_samples,)).clamp(-1, 1)  # [K, B, N, d_a]
             candidates = self._from_units(unit)
-            values = self._first_value(inputs, candidates)  # [K, B, N]
+            values = self._first_value(tensordict, candidates)  # [K, B, N]
             share = torch.softmax(self.search_beta * values, 0).unsqueeze(-1)
             std = (unit - mean).square().mean(0).sqrt()
             mean = (share * unit).sum(0)

@@ -18,6 +18,7 @@ from torchrl.objectives import LossModule, ValueEstimators, distance_loss
 from torchrl.objectives.utils import _cache_values, _vmap_func, dispatch_value_estimator
 
 from torchrl_logo.argument_checks import require_discount
+from torchrl_logo.objectives.critic_values import value_actions
 from torchrl_logo.objectives.memory import refuse_memory
 from torchrl_logo.objectives.required_keys import (
     match_batch_size,
@@ -206,18 +207,15 @@ class TwinDelayedLoss(LossModule):
     def _value(
         self, tensordict: TensorDictBase, action: torch.Tensor, params: TensorDictBase
     ) -> torch.Tensor:
-        """Values ``[nets, *batch]`` or ``[nets, *batch, N]`` of actions ``[*batch, N, d_a]``."""
-        key, name = self.tensor_keys.state_action_value, type(self).__name__
-        inputs = tensordict.select(*self.qvalue_network.in_keys, strict=False)
-        out = self._vmap_qvalue_network(inputs.set(self.tensor_keys.action, action), params)
-        value = out.get(key, None)
-        value = require_written(value, key, self.qvalue_network, "qvalue_network", name)
-        # another shape might broadcast against the team's reward without an error
-        shape = (*params.batch_size, *tensordict.batch_size, *self.value_shape)
-        return require_shape(value, shape, key, name).squeeze(-1)
+        """Values of actions ``[*draws, *batch, N, d_a]``.
+
+        Returns:
+            ``[nets, *draws, *batch]``, or ``[nets, *draws, *batch, N]``.
+        """
+        return value_actions(self, tensordict, action, params, self.value_shape)
 
     def _first_value(self, tensordict: TensorDictBase, action: torch.Tensor) -> torch.Tensor:
-        """The first critic's values ``[*batch]`` or ``[*batch, N]``, its parameters detached."""
+        """What the first critic alone says (:meth:`_value`), its parameters detached."""
         return self._value(tensordict, action, self._cached_detached_qvalue_params[:1])[0]
 
     def _smooth(self, action: torch.Tensor) -> torch.Tensor:
