@@ -18,6 +18,8 @@ def value_actions(
     tensordict: TensorDictBase,
     action: torch.Tensor,
     params: TensorDictBase,
+    *,
+    action_dims: int,
     value_shape: tuple[int, ...] = (1,),
 ) -> torch.Tensor:
     """Values of all critics ``qvalue_network``.
@@ -28,10 +30,13 @@ def value_actions(
     state repeated for each action.
 
     Args:
-        loss_module (LossModule): whose critics, key names and ``action_low`` count.
+        loss_module (LossModule): whose critics and key names count.
         tensordict (TensorDictBase): what critics read besides actions, with the batch dimensions.
         action (torch.Tensor): ``[*draws, *batch, N, d_a]``.
         params (TensorDictBase): ``[nets]``, the critics' parameters.
+
+    Keyword Args:
+        action_dims (int): dimensions of a joint action, two for ``[N, d_a]``.
         value_shape (tuple of int): what a critic writes after the batch dimensions. Defaults to
             ``(1,)``, the team's value.
 
@@ -45,7 +50,7 @@ def value_actions(
     """
     keys, name = loss_module.tensor_keys, type(loss_module).__name__
     network, key = loss_module.qvalue_network, keys.state_action_value
-    leading = action.shape[: action.ndim - loss_module.action_low.ndim]
+    leading = action.shape[: action.ndim - action_dims]
     if _can_value_stacked(network, keys.action, key):
         inputs = [tensordict.get(each) for each in network.in_keys[:-1]]
         value = network.module.value_stacked(params.get("module"), *inputs, action)

@@ -388,7 +388,7 @@ class MABCQLoss(LossModule):
         self, tensordict: TensorDictBase, action: torch.Tensor, params: TensorDictParams
     ) -> torch.Tensor:
         """Values ``[nets, *draws, *batch]`` of joint actions ``[*draws, *batch, N, d_a]``."""
-        return value_actions(self, tensordict, action, params)
+        return value_actions(self, tensordict, action, params, action_dims=self.half_range.ndim)
 
     def _encode(self, tensordict: TensorDictBase) -> tuple[torch.Tensor, torch.Tensor]:
         """Location and scale ``[*batch, N, J]`` of the latents of the data's actions."""

@@ -379,7 +379,7 @@ class MACQLLoss(LossModule):
         self, tensordict: TensorDictBase, action: torch.Tensor, params: TensorDictBase
     ) -> torch.Tensor:
         """Values ``[nets, *draws, *batch]`` of joint actions ``[*draws, *batch, N, d_a]``."""
-        return value_actions(self, tensordict, action, params)
+        return value_actions(self, tensordict, action, params, action_dims=self.action_low.ndim)
 
     def _policy_dist(self, tensordict: TensorDictBase) -> torch.distributions.Distribution:
         inputs = tensordict.select(*self.actor_network.in_keys, strict=True)

@@ -212,7 +212,14 @@ class TwinDelayedLoss(LossModule):
         Returns:
             ``[nets, *draws, *batch]``, or ``[nets, *draws, *batch, N]``.
         """
-        return value_actions(self, tensordict, action, params, self.value_shape)
+        return value_actions(
+            self,
+            tensordict,
+            action,
+            params,
+            action_dims=self.half_range.ndim,
+            value_shape=self.value_shape,
+        )
 
     def _first_value(self, tensordict: TensorDictBase, action: torch.Tensor) -> torch.Tensor:
         """What the first critic alone says (:meth:`_value`), its parameters detached."""
