@@ -1,13 +1,16 @@
 """Updates a second of the world model and of MACQL, against plain PyTorch and other models.
 
     python benchmarks/updates.py --batches 256 1024 --compiled
+    python benchmarks/updates.py --compiled --device cuda
 
 ``plain`` makes the same update with the same numbers (checked before anything is timed) from
 tensors and ``torch.nn`` alone; ``ensemble`` is the five-member ensemble at the same hidden size,
 ``cql`` TorchRL's ``CQLLoss`` of one agent with all observations and actions, and as many draws;
-``looped`` is MACQL with ``deactivate_vmap=True``. An update is losses, gradient, clipping, Adam
-and, for policies, the targets' step. All take turns in one process, in an order that alternates;
-ratios are medians over the rounds.
+``vmapped`` is MACQL with a critic that it calls through ``torch.vmap``. An update is losses,
+gradient, clipping, Adam and, for policies, the targets' step. On a GPU compiled updates are also
+replayed as CUDA graphs. All take turns in one process, in an order that alternates; ratios are
+medians over the rounds of wall-clock times, and of the processor's times in rows that end in
+``_processor``, which other processes disturb less.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ from typing import Any
 
 import torch
 from tensordict import TensorDict
-from tensordict.nn import TensorDictModule
+from tensordict.nn import CudaGraphModule, TensorDictModule
 from torch import nn
 from torch.nn import functional as F
 from torchrl.data import Bounded
@@ -40,6 +43,7 @@ from torchrl_logo.modules import (
     make_centralized_critic,
     make_gaussian_actor,
 )
+from torchrl_logo.modules.centralized_critic import CentralizedCritic
 from torchrl_logo.objectives import MACQLLoss
 from torchrl_logo.objectives.world_model import make_world_model_loss
 
@@ -57,7 +61,14 @@ SPEC = TaskSpec(
 Losses = Callable[[], torch.Tensor]
 
 
-def make_batch(rows: int) -> TensorDict:
+class VmappedCritic(CentralizedCritic):
+    """The same critic, of which losses do not know that it can value a stack."""
+
+    def forward(self, state: torch.Tensor, *local: torch.Tensor) -> torch.Tensor:
+        return super().forward(state, *local)
+
+
+def make_batch(rows: int, device: str = "cpu") -> TensorDict:
     def observe() -> dict[str, Any]:
         agents = {"observation": torch.randn(rows, N, OBSERVATION)}
         return {"agents": agents, "state": torch.randn(rows, STATE)}
@@ -66,7 +77,7 @@ def make_batch(rows: int) -> TensorDict:
     now["agents"]["action"] = torch.rand(rows, N, ACTION) * 1.8 - 0.9
     terminated = torch.rand(rows, 1) < 0.05
     outcome = {"reward": torch.randn(rows, 1), "done": terminated, "terminated": terminated}
-    return TensorDict({**now, "next": {**observe(), **outcome}}, [rows])
+    return TensorDict({**now, "next": {**observe(), **outcome}}, [rows]).to(device)
 
 
 def sum_losses(loss: Callable[[TensorDict], Any], batch: TensorDict) -> torch.Tensor:
@@ -79,7 +90,7 @@ def write_plain_world_model(model: LOGOWorldModel, batch: TensorDict) -> Losses:
     action = batch["agents", "action"]
     next_state, next_observation = batch["next", "state"], batch["next", "agents", "observation"]
     reward, terminated = batch["next", "reward"], batch["next", "terminated"].float()
-    decoded_row = ((torch.arange(len(state)) + 1) % 4 == 0)[:, None, None]
+    decoded_row = ((torch.arange(len(state), device=state.device) + 1) % 4 == 0)[:, None, None]
 
     def compute() -> torch.Tensor:
         s = model.state_normalizer(state)
@@ -150,7 +161,7 @@ def copy_layers(params: Any) -> list[torch.Tensor]:
 
 def draw(loc: torch.Tensor, scale: torch.Tensor, *shape: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Squashed actions, and the log-density of the joint one."""
-    x = loc + scale * torch.randn(*shape, *loc.shape)
+    x = loc + scale * torch.randn(*shape, *loc.shape, device=loc.device)
     normal = -((x - loc) ** 2) / (2 * scale**2) - scale.log() - 0.5 * math.log(2 * math.pi)
     squash = 2 * (math.log(2) - x - F.softplus(-2 * x))
     return x.tanh(), (normal - squash).sum((-1, -2))
@@ -177,7 +188,7 @@ def write_plain_macql(plain: PlainMACQL, batch: TensorDict, bc_coeff: float) -> 
             there, log_there = draw(next_loc, next_scale, DRAWS)
             next_value = plain.value(next_state, there[0], plain.target).amin(0)
             target = reward + GAMMA * going_on * next_value
-            uniform = -1 + torch.rand(DRAWS, *action.shape) * 2
+            uniform = -1 + torch.rand(DRAWS, *action.shape, device=action.device) * 2
             log_uniform = torch.full_like(log_here, -N * ACTION * math.log(2))
         actions = torch.cat([action.unsqueeze(0), uniform, here, there])
         values = plain.value(state, actions, critic)
@@ -196,10 +207,10 @@ def write_plain_macql(plain: PlainMACQL, batch: TensorDict, bc_coeff: float) -> 
     return compute
 
 
-def make_cql() -> LossModule:
+def make_cql(device: str) -> LossModule:
     """TorchRL's loss, for which the team is one agent."""
     observations, actions = N * OBSERVATION, N * ACTION
-    spec = Bounded(-1, 1, (actions,))
+    spec = Bounded(-1, 1, (actions,), device=device)
     body = nn.Sequential(
         MLP(in_features=observations, out_features=2 * actions, num_cells=[HIDDEN] * 2,
             activation_class=nn.ReLU),
@@ -216,7 +227,7 @@ def make_cql() -> LossModule:
             activation_class=nn.ReLU),
         in_keys=["observation", "action"],
     )  # fmt: skip
-    return CQLLoss(actor, critic, action_spec=spec, num_random=DRAWS)
+    return CQLLoss(actor.to(device), critic.to(device), action_spec=spec, num_random=DRAWS)
 
 
 def flatten_agents(batch: TensorDict) -> TensorDict:
@@ -232,29 +243,45 @@ def make_update(
     move_targets: Callable[[], None] | None = None,
     *,
     compiled: bool = False,
+    graphed: bool = False,
 ) -> Callable[[], None]:
-    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True)
+    device = parameters[0].device.type
+    optimizer = torch.optim.Adam(parameters, lr=1e-4, fused=True, capturable=device == "cuda")
     compute = torch.compile(losses) if compiled else losses
 
     def update() -> None:
         compute().backward()
         nn.utils.clip_grad_norm_(parameters, CLIP)
         optimizer.step()
-        optimizer.zero_grad()
+        optimizer.zero_grad(set_to_none=not graphed)
         if move_targets is not None:
             move_targets()
 
-    return update
+    # the first calls of a CudaGraphModule compile and allocate, one is recorded, others replay it
+    return CudaGraphModule(update, warmup=5) if graphed else update
+
+
+def make_all_updates(
+    made: dict[str, Any], device: str, compiled: tuple[str, ...]
+) -> dict[str, Callable[[], None]]:
+    updates = {name: make_update(*parts) for name, parts in made.items()}
+    for name in compiled:
+        updates[f"{name}_compiled"] = make_update(*made[name], compiled=True)
+        if device == "cuda":
+            updates[f"{name}_graphed"] = make_update(*made[name], compiled=True, graphed=True)
+    return updates
 
 
 def list_trained(module: nn.Module) -> list[nn.Parameter]:
     return [p for p in module.parameters() if p.requires_grad]
 
 
-def make_world_model_updates(rows: int, compiled: bool) -> dict[str, Callable[[], None]]:
+def make_world_model_updates(
+    rows: int, compiled: bool, device: str
+) -> dict[str, Callable[[], None]]:
     torch.manual_seed(0)
-    batch, model = make_batch(rows), LOGOWorldModel(SPEC)
-    ensemble = EnsembleWorldModel(SPEC)
+    batch, model = make_batch(rows, device), LOGOWorldModel(SPEC).to(device)
+    ensemble = EnsembleWorldModel(SPEC).to(device)
     for each in (model, ensemble):
         each.fit_normalizers(batch)
     twin = copy.deepcopy(model)
@@ -266,36 +293,37 @@ def make_world_model_updates(rows: int, compiled: bool) -> dict[str, Callable[[]
         "plain": (plain, list_trained(twin)),
         "ensemble": (lambda: sum_losses(ensemble_loss, batch), list_trained(ensemble_loss)),
     }
-    updates = {name: make_update(*parts) for name, parts in made.items()}
-    if compiled:
-        for name in ("package", "plain"):
-            updates[f"{name}_compiled"] = make_update(*made[name], compiled=True)
-    return updates
+    return make_all_updates(made, device, ("package", "plain") if compiled else ())
 
 
-def make_policy_updates(rows: int, compiled: bool) -> dict[str, Callable[[], None]]:
+def make_policy_updates(rows: int, compiled: bool, device: str) -> dict[str, Callable[[], None]]:
     torch.manual_seed(0)
-    batch = make_batch(rows)
-    sizes = {"hidden_sizes": (HIDDEN, HIDDEN)}
-    loss, looped = (
+    batch = make_batch(rows, device)
+    sizes = {"hidden_sizes": (HIDDEN, HIDDEN), "device": device}
+    critic = make_centralized_critic(SPEC, kind="state", **sizes)
+    vmapped_critic = VmappedCritic(
+        STATE, n_agents=N, action_size=ACTION, hidden_sizes=(HIDDEN, HIDDEN), device=device
+    )
+    loss, vmapped = (
         MACQLLoss(
             make_gaussian_actor(SPEC, **sizes),
-            make_centralized_critic(SPEC, kind="state", **sizes),
-            action_spec=SPEC.action_spec(),
+            each,
+            action_spec=SPEC.action_spec(device),
             num_samples=DRAWS,
             bc_coeff=1.0,
             gamma=GAMMA,
-            deactivate_vmap=deactivated,
         )
-        for deactivated in (False, True)
-    )
+        for each in (
+            critic, TensorDictModule(vmapped_critic, critic.in_keys, critic.out_keys)
+        )
+    )  # fmt: skip
     plain_networks = PlainMACQL(loss)
     plain = write_plain_macql(plain_networks, batch, 1.0)
     torch.manual_seed(1)
     expected = sum_losses(loss, batch)
     torch.manual_seed(1)
     torch.testing.assert_close(plain(), expected, rtol=1e-4, atol=1e-4)
-    cql, flat = make_cql(), flatten_agents(batch)
+    cql, flat = make_cql(device), flatten_agents(batch)
     cql.make_value_estimator(gamma=GAMMA)
     targets = plain_networks.target
 
@@ -303,47 +331,59 @@ def make_policy_updates(rows: int, compiled: bool) -> dict[str, Callable[[], Non
     def move_plain_targets() -> None:
         torch._foreach_lerp_(targets, [p.data for p in plain_networks.critic], TAU)
 
+    def describe(loss: LossModule, batch: TensorDict) -> tuple[Any, ...]:
+        move_targets = SoftUpdate(loss, tau=TAU).step
+        return lambda: sum_losses(loss, batch), list_trained(loss), move_targets
+
     made: dict[str, Any] = {
-        "package": (
-            lambda: sum_losses(loss, batch), list_trained(loss), SoftUpdate(loss, tau=TAU).step
-        ),
-        "looped": (
-            lambda: sum_losses(looped, batch), list_trained(looped),
-            SoftUpdate(looped, tau=TAU).step,
-        ),
+        "package": describe(loss, batch),
+        "vmapped": describe(vmapped, batch),
         "plain": (plain, list_trained(plain_networks), move_plain_targets),
-        "cql": (lambda: sum_losses(cql, flat), list_trained(cql), SoftUpdate(cql, tau=TAU).step),
-    }  # fmt: skip
-    updates = {name: make_update(*parts) for name, parts in made.items()}
-    if compiled:
-        for name in ("package", "looped", "plain"):
-            updates[f"{name}_compiled"] = make_update(*made[name], compiled=True)
-    return updates
+        "cql": describe(cql, flat),
+    }
+    return make_all_updates(made, device, ("package", "vmapped", "plain") if compiled else ())
 
 
-def take_turns(updates: dict[str, Callable[[], None]], rounds: int, repeats: int) -> dict[str, Any]:
-    times: dict[str, list[float]] = {name: [] for name in updates}
+def take_turns(
+    updates: dict[str, Callable[[], None]], rounds: int, repeats: int, device: str
+) -> dict[str, Any]:
+    # wall-clock and processor seconds
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in updates}
+
+    def read_clocks() -> tuple[float, float]:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter(), time.process_time()
+
     for update in updates.values():
-        for _ in range(3):
+        for _ in range(8):
             update()
     for number in range(rounds):
         for name in list(updates)[:: 1 if number % 2 == 0 else -1]:
-            start = time.perf_counter()
+            start = read_clocks()
             for _ in range(repeats):
                 updates[name]()
-            times[name].append((time.perf_counter() - start) / repeats)
+            passed = (end - begin for end, begin in zip(read_clocks(), start, strict=True))
+            times[name].append(tuple(seconds / repeats for seconds in passed))
 
-    def compare(a: str, b: str) -> float:
-        return statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+    row: dict[str, Any] = {}
 
-    row: dict[str, Any] = {f"{k}_ms": statistics.median(t) * 1e3 for k, t in times.items()}
-    row |= {f"package_over_{k}": compare("package", k) for k in updates if k != "package"}
-    for name in ("package", "looped"):
-        if f"{name}_compiled" in updates:
-            row[f"{name}_compiled_over_plain_compiled"] = compare(
-                f"{name}_compiled", "plain_compiled"
-            )
-            row[f"{name}_compiled_over_eager"] = compare(f"{name}_compiled", name)
+    def compare(a: str, b: str, name: str) -> None:
+        pairs = list(zip(times[a], times[b], strict=True))
+        for clock, suffix in enumerate(("", "_processor")):
+            row[f"{name}{suffix}"] = statistics.median(x[clock] / y[clock] for x, y in pairs)
+
+    for name, measured in times.items():
+        for clock, suffix in enumerate(("", "_processor")):
+            row[f"{name}{suffix}_ms"] = statistics.median(each[clock] for each in measured) * 1e3
+    for name in updates:
+        if name != "package" and not name.endswith(("_compiled", "_graphed")):
+            compare("package", name, f"package_over_{name}")
+    for name in ("package", "vmapped", "plain"):
+        for form in ("compiled", "graphed"):
+            if f"{name}_{form}" in updates:
+                compare(f"{name}_{form}", f"plain_{form}", f"{name}_{form}_over_plain_{form}")
+                compare(f"{name}_{form}", name, f"{name}_{form}_over_eager")
     return row
 
 
@@ -356,7 +396,8 @@ def plot_rows(rows: list[dict[str, Any]], path: Path) -> None:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.5))
     for axis, kind in zip(axes, ("world model", "policy"), strict=True):
         chosen = [row for row in rows if row["trained"] == kind]
-        for key in sorted({k for row in chosen for k in row if k.endswith("_ms")}):
+        keys = {k for row in chosen for k in row if k.endswith("_ms")}
+        for key in sorted(k for k in keys if not k.endswith("_processor_ms")):
             points = [(row["batch"], row[key]) for row in chosen if key in row]
             axis.loglog(*zip(*points, strict=True), "o-", label=key.removesuffix("_ms"))
         axis.set(title=kind, xlabel="batch", ylabel="ms an update")
@@ -372,6 +413,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--compiled", action="store_true", help="measure compiled updates too")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--only", choices=["world model", "policy"])
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -379,9 +422,13 @@ def main() -> None:
     kinds = {"world model": make_world_model_updates, "policy": make_policy_updates}
     for batch in options.batches:
         for kind, make in kinds.items():
+            if options.only not in (None, kind):
+                continue
             torch.compiler.reset()
-            found = take_turns(make(batch, options.compiled), options.rounds, options.repeats)
-            rows.append({"trained": kind, "batch": batch, "rounds": options.rounds, **found})
+            updates = make(batch, options.compiled, options.device)
+            found = take_turns(updates, options.rounds, options.repeats, options.device)
+            about = {"trained": kind, "batch": batch, "rounds": options.rounds}
+            rows.append({**about, "device": options.device, **found})
             print(json.dumps(rows[-1]), flush=True)
             head = {"versions": record_versions(), "threads": 1, "cores": os.cpu_count()}
             options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
