@@ -25,7 +25,9 @@ SPEC = TaskSpec(
     action_high=(1.0,),
 )
 PROCESSES = 2
-UPDATES = 20
+UPDATES = 10
+# A mean over rows; with draws; with draws and a spread, or a mean, over the batch.
+POLICIES = ("bc", "mabcq", "omar", "macql", "cfcql", "matd3bc")
 
 
 def make_dataset() -> OfflineDataset:
@@ -56,22 +58,25 @@ def make_dataset() -> OfflineDataset:
 
 
 def train(data_parallel: bool) -> dict[str, Any]:
-    """The weights after a few updates of a world model and of a policy, and the policy's loss."""
+    """The weights after a few updates of a world model and of policies, and their losses."""
     dataset, settings = make_dataset(), {"progress_bar": False, "data_parallel": data_parallel}
     torch.manual_seed(0)
     model = LOGOWorldModel(SPEC, hidden_size=16)
     WorldModelTrainer(
         model, dataset, steps=UPDATES, batch_size=32, evaluation_interval=5, horizon=3, **settings
     ).train()
-    result = OfflineTrainer(
-        "bc", dataset, steps=UPDATES, batch_size=32, log_interval=5, hidden_sizes=(16,),
-        eval_interval=0, **settings,
-    ).train()  # fmt: skip
-    return {
-        "model": torch.cat([p.detach().flatten() for p in model.parameters()]),
-        "policy": torch.cat([p.detach().flatten() for p in result.policy.parameters()]),
-        "loss": torch.tensor([value for _, value in result.history["loss_actor"]]),
-    }
+    found = {"model": torch.cat([p.detach().flatten() for p in model.parameters()])}
+    for method in POLICIES:
+        result = OfflineTrainer(
+            method, dataset, steps=UPDATES, batch_size=32, log_interval=5, hidden_sizes=(16,),
+            eval_interval=0, **settings,
+        ).train()  # fmt: skip
+        weights = [p.detach().flatten() for p in result.policy.parameters()]
+        found[method] = torch.cat(weights) if weights else torch.zeros(0)
+        for name, history in result.history.items():
+            if name.startswith("loss_"):
+                found[f"{method} {name}"] = torch.tensor([value for _, value in history])
+    return found
 
 
 def run_process(rank: int, folder: str) -> None:
@@ -93,13 +98,17 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path: Path) -> None:
     )
     found = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(PROCESSES)]
     alone = train(False)
-    for name in ("model", "policy"):
-        assert torch.equal(found[0][name], found[1][name])
-        torch.testing.assert_close(found[0][name], alone[name], rtol=1e-4, atol=1e-5)
-    # each process logs the loss of its share
-    assert not torch.allclose(found[0]["loss"], found[1]["loss"])
-    mean = torch.stack([part["loss"] for part in found]).mean(0)
-    torch.testing.assert_close(mean, alone["loss"], rtol=1e-4, atol=1e-5)
+    for name, expected in alone.items():
+        if " loss_" in name:
+            # each process logs the loss of its share
+            assert not torch.allclose(found[0][name], found[1][name]), name
+            value = torch.stack([part[name] for part in found]).mean(0)
+        else:
+            assert torch.equal(found[0][name], found[1][name]), name
+            value = found[0][name]
+        torch.testing.assert_close(
+            value, expected, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from torchrl_logo.objectives.required_keys import (
     require_distribution,
     require_keys,
 )
+from torchrl_logo.objectives.shared_batch import mean_over_processes
 from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["CFCQLLoss"]
@@ -344,7 +345,7 @@ class CFCQLLoss(MACQLLoss):
         if self.normalize_q:
             spread = sampled.detach().std(1).mean((0, -1))  # [B]
             spread = self._reduce_loss(spread, tensordict=tensordict, reduction="mean")
-            scale = spread.clamp_min(1e-3)
+            scale = mean_over_processes(spread).clamp_min(1e-3)
         objective = (policy_value - self.entropy_coeff * joint_log_prob) / scale
         losses["loss_actor"] = -objective - self.bc_coeff * restrict_rows(
             bc_log_prob, real, row_weights

@@ -27,6 +27,7 @@ from torchrl_logo.objectives.required_keys import (
     require_keys,
     require_shape,
 )
+from torchrl_logo.objectives.shared_batch import mean_over_processes
 from torchrl_logo.objectives.value_checks import read_weights
 
 __all__ = ["MACQLLoss"]
@@ -488,7 +489,7 @@ class MACQLLoss(LossModule):
         policy_value = self._value(tensordict, policy_action, detached).min(0)[0]
         # How much the choice of the action matters, not how large values are: returns that
         # differ by state would otherwise drown the actor's gradient as values grow.
-        spread = _mean(sampled.detach().std(1).mean(0), valid)
+        spread = mean_over_processes(_mean(sampled.detach().std(1).mean(0), valid))
         scale = spread.clamp_min(1e-3) if self.normalize_q else 1.0
         objective = (policy_value - self.entropy_coeff * policy_log_prob) / scale
         loss_actor = -objective - self.bc_coeff * restrict_rows(

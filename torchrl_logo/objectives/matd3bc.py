@@ -12,6 +12,7 @@ from tensordict.utils import NestedKey
 from torchrl.data import TensorSpec
 
 from torchrl_logo.objectives.imagined_rows import find_real_rows, restrict_rows, weigh_rows
+from torchrl_logo.objectives.shared_batch import mean_over_processes
 from torchrl_logo.objectives.twin_delayed import TwinDelayedLoss
 
 __all__ = ["MATD3BCLoss"]
@@ -160,7 +161,7 @@ class MATD3BCLoss(TwinDelayedLoss):
         size = self._reduce_loss(
             pred_value[0].detach().abs(), tensordict=tensordict, reduction="mean"
         )
-        scale = self.alpha / size.clamp_min(1e-6)
+        scale = self.alpha / mean_over_processes(size).clamp_min(1e-6)
         error = (action - tensordict.get(self.tensor_keys.action)) / self.half_range
         error = error.square().mean((-2, -1))  # [B]
         real = find_real_rows(tensordict, self.tensor_keys.imagined, "MATD3BCLoss")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchrl.trainers import Trainer
 from torchrl.trainers.trainers import OptimizationStepper
 
+from torchrl_logo.objectives.shared_batch import SharedBatch
 from torchrl_logo.trainers.data_parallel import average_gradients
 from torchrl_logo.trainers.number_watch import NumberWatch
 
@@ -28,8 +30,9 @@ class OfflineOptimizationStepper(OptimizationStepper):
         scheduler (LRScheduler, optional): stepped after each update.
         watch (NumberWatch, optional): is shown the losses and the gradient's norm. If it may skip
             updates, the optimiser must be a fused one, which skips them on the device.
-        data_parallel (bool): whether gradients are averaged over the processes of the default
-            process group. Defaults to ``False``.
+        data_parallel (bool): whether batches are shares of one that the processes of the default
+            process group have: losses draw as for the whole, and gradients are averaged. Defaults
+            to ``False``.
     """
 
     def __init__(
@@ -54,7 +57,10 @@ class OfflineOptimizationStepper(OptimizationStepper):
             raise RuntimeError("OfflineOptimizationStepper needs the trainer's optimizer.")
         if self._parameters is None:
             self._parameters = [p for g in optimizer.param_groups for p in g["params"]]
-        losses = trainer.compute_loss(sub_batch)
+        # Compiled losses draw in a way of their own, also in one process.
+        whole = self.data_parallel and not hasattr(trainer.loss_module, "_orig_mod")
+        with SharedBatch(sub_batch.batch_size) if whole else nullcontext():
+            losses = trainer.compute_loss(sub_batch)
         total = torch.stack([v for k, v in losses.items() if k.startswith("loss_")]).sum()
         total.backward()
         if self.data_parallel:
