@@ -9,7 +9,9 @@ from scipy.stats import chisquare
 from tensordict import TensorDict
 from torchrl.data import LazyMemmapStorage, LazyTensorStorage, ListStorage, TensorDictReplayBuffer
 
+from torchrl_logo.data import uncertainty_sampler
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
+from torchrl_logo.data.validation import DatasetError
 
 DRAWS = 1_000_000
 
@@ -57,7 +59,9 @@ def test_frequencies_match_the_formula(n, temperature):
     require_match(buffer, uncertainty, 1.0, temperature)
 
 
-def test_frequencies_after_each_kind_of_change(tmp_path):
+@pytest.mark.parametrize("few", [10, 65_536])  # updates one by one, or all re-weighted
+def test_frequencies_after_each_kind_of_change(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(uncertainty_sampler, "_FEW", few)
     capacity = 300
     buffer = make_buffer(capacity, C=1.5)
     uncertainty = draw_uncertainty(capacity)
@@ -162,6 +166,90 @@ def test_draws_come_from_the_buffers_generator():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_another_generator_drops_what_was_drawn_ahead():
+    buffer = make_buffer(100, batch_size=32)
+    buffer.extend(make_data(draw_uncertainty(100)))
+    batches = []
+    for _ in range(2):
+        buffer.set_rng(torch.Generator().manual_seed(3))
+        batches.append([buffer.sample()["index"] for _ in range(5)])
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+@pytest.mark.parametrize("few", [10, 65_536])
+def test_loaded_state_goes_on_with_the_same_draws(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(uncertainty_sampler, "_FEW", few)
+    buffer = make_buffer(2000, batch_size=16)
+    buffer.extend(make_data(draw_uncertainty(1500)))
+    buffer.sample()
+    index = torch.randperm(1500, generator=torch.Generator().manual_seed(0))[:40]
+    buffer.update_priority(index, draw_uncertainty(40, seed=1))
+    for _ in range(6):  # the last ones leave draws ahead
+        buffer.sample()
+    state = buffer.state_dict()
+    buffer.dumps(tmp_path)
+    others = [make_buffer(2000, batch_size=16, C=3.0) for _ in range(2)]
+    others[0].load_state_dict(state)
+    others[1].loads(tmp_path)
+    assert ("order" in state["_sampler"]) == (few == 10)
+    for step in range(12):
+        batches = [each.sample() for each in (buffer, *others)]
+        for other in batches[1:]:
+            assert torch.equal(batches[0]["index"], other["index"])
+            torch.testing.assert_close(
+                batches[0]["uncertainty_weight"], other["uncertainty_weight"], rtol=1e-6, atol=0
+            )
+        if step == 5:
+            for each in (buffer, *others):
+                each.update_priority(torch.arange(20), torch.full((20,), 0.3))
+        if step == 8:
+            for each in (buffer, *others):
+                each.extend(make_data(draw_uncertainty(30, seed=2)))
+
+
+def test_state_of_earlier_versions():
+    sampler = UncertaintySampler(10, C=1.0)
+    state = {"C": 2.0, "temperature": 0.5, "uncertainty": torch.linspace(0, 3, 10)}
+    sampler.load_state_dict(state)
+    buffer = make_buffer(10)
+    buffer.extend(make_data(torch.zeros(10)))
+    buffer.sampler.load_state_dict(state)
+    require_match(buffer, state["uncertainty"], 2.0, 0.5)
+
+
+def test_damaged_state_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(uncertainty_sampler, "_FEW", 10)
+    buffer = make_buffer(100, batch_size=8)
+    buffer.extend(make_data(draw_uncertainty(90)))
+    buffer.sample()
+    buffer.update_priority(torch.tensor([5]), torch.tensor([0.1]))
+    for _ in range(2):
+        buffer.sample()
+    state = buffer.sampler.state_dict()
+    order, room, ahead = state["order"], state["room"], state["ahead_index"]
+    for change, expected in (
+        ({"length": 101}, "length"),
+        ({"length": 3.0}, "length"),
+        ({"ahead": -1}, "ahead"),
+        ({"ahead_index": ahead + 90}, "ahead_index.*below 90"),
+        ({"ahead_index": ahead.float()}, "ahead_index"),
+        ({"ahead_weight": state["ahead_weight"].double()}, "ahead_weight"),
+        ({"order": order.clone().fill_(3)}, "order.*different"),
+        ({"order": order - 1}, "order"),
+        ({"order": order.unsqueeze(0)}, "order"),
+        ({"uncertainty": torch.full((100,), float("nan"))}, "order.*have an uncertainty"),
+        ({"room": room[:5]}, "room"),
+        ({"room": room - 200}, "room"),
+        ({"room": room * 2**40}, "room"),
+    ):
+        with pytest.raises(ValueError, match=f"State {chr(39)}.*{expected}"):
+            UncertaintySampler(100, C=1.0).load_state_dict({**state, **change})
+    monkeypatch.setattr(buffer.sampler, "state_dict", lambda: {**state, "order": order - 1})
+    buffer.sampler.dumps(tmp_path)
+    with pytest.raises(DatasetError, match="order"):
+        buffer.sampler.loads(tmp_path)
+
+
 def test_memmap_and_list_storages(tmp_path):
     uncertainty = draw_uncertainty(50)
     for storage in (LazyMemmapStorage(50, scratch_dir=tmp_path), ListStorage(50)):
@@ -247,10 +335,12 @@ def test_draw_does_not_wait_for_the_device():
     sampler, storage = buffer.sampler, buffer.storage
     sampler._rng = None
     sampler.sample(storage, 2)
-    for name, value in list(vars(sampler).items()):
-        if isinstance(value, torch.Tensor):
-            setattr(sampler, name, value.to("meta"))
-    sampler._device = storage.device = torch.device("meta")
+    sampler.sample(storage, 2)  # of all that were drawn ahead
+    for part in (sampler, sampler._classes):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, torch.Tensor):
+                setattr(part, name, value.to("meta"))
+    sampler._device = storage.device = sampler._classes.device = torch.device("meta")
     index, info = sampler.sample(storage, 32)
     assert index.device.type == info["uncertainty_weight"].device.type == "meta"
 
