@@ -27,7 +27,7 @@ from torchrl_logo.data import load_dataset
 from torchrl_logo.data.metadata import record_versions
 from torchrl_logo.evaluation import evaluate, imagine_open_loop
 from torchrl_logo.evaluation.world_model import find_windows, rank_correlation
-from torchrl_logo.modules import LOGOWorldModel
+from torchrl_logo.modules import LOGOWorldModel, accumulate_along
 from torchrl_logo.trainers import OfflineTrainer, WorldModelTrainer
 
 RESULTS = Path(__file__).resolve().parent / "results" / "policy_errors.jsonl"
@@ -94,7 +94,7 @@ def measure(task: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     along_error = (along * scale).square().sum(-1) / (scale > 0).sum()
     # What the replay itself misses: recorded actions against recorded states.
     again = replay(simulator, starts, recorded["agents", "action"]) - recorded["next", "state"]
-    uncertainty = imagined["uncertainty"].squeeze(-1).square().cumsum(1).sqrt()
+    uncertainty = accumulate_along(imagined["uncertainty"].squeeze(-1))
     evaluation = evaluate(policy, task, episodes=64, seed=seed + 1)
     return {
         "task": task,

@@ -43,6 +43,9 @@ MODELS = (
     "logo, recorded observations alone",
     "logo, with true local changes",
     "logo, one scale",
+    "logo, without gates",
+    "logo, without pairs",
+    "logo, half the updates",
 )
 JOINTS = ("joint", "joint, unrolled", "joint, several scales")
 # What the ablations change: arguments of the model and of its loss.
@@ -50,6 +53,8 @@ MODEL_ARGUMENTS: dict[str, dict[str, Any]] = {
     "logo, carrying local predictions": {"carry": "local"},
     "logo, carrying decoded alone": {"carry": "decoded"},
     "logo, one scale": {"frequencies": ()},
+    "logo, without gates": {"gates": False},
+    "logo, without pairs": {"max_pairs": 0},
 }
 LOSS_ARGUMENTS: dict[str, dict[str, float]] = {
     "logo, without direct encoder": {"direct": 0.0},
@@ -185,6 +190,8 @@ def run_cell(name: str, model: str, seed: int, args: argparse.Namespace) -> dict
         relative = own_seconds / logo_seconds
         if model.endswith("equal time"):
             steps = round(args.steps / relative)
+        if model.endswith("half the updates"):
+            steps = args.steps // 2
     torch.manual_seed(seed)
     print(
         f"{name} {model} seed {seed}: {world_model.config}, "
@@ -222,7 +229,17 @@ def run_cell(name: str, model: str, seed: int, args: argparse.Namespace) -> dict
     metrics = {test: measure(world_model, data) for test, data in tests.items()}
     if model != "recurrent" and world_model.has_uncertainty:
         traces = [trace_open_loop(world_model, data) for data in tests.values()]
-        metrics["pooled"] = measure_uncertainty(torch.cat(traces))
+        pooled = torch.cat(traces)
+        metrics["pooled"] = measure_uncertainty(pooled)
+        # What the choices give: sums that do not fade, and the paths' distance alone.
+        unfaded = pooled.get("uncertainty").square().cumsum(1).sqrt()
+        metrics["pooled, without fading"] = measure_uncertainty(
+            pooled.set("accumulated_uncertainty", unfaded)
+        )
+        if model.startswith("logo"):
+            world_model.expect_errors = False
+            traces = [trace_open_loop(world_model, data) for data in tests.values()]
+            metrics["pooled, distance alone"] = measure_uncertainty(torch.cat(traces))
     return {
         "dataset": name,
         "model": model,

@@ -136,7 +136,8 @@ def test_trace_adds_up_a_drift() -> None:
     steps = torch.arange(1.0, 5.0)
     drift = torch.tensor([[0.1], [0.25]]) * steps
     torch.testing.assert_close(trace["state_error"], (2 * drift).square())
-    together = torch.tensor([[0.1], [0.25]]) * steps.sqrt()
+    faded = (1 - 0.85**steps) / (1 - 0.85)  # 1 + 0.85 + 0.85^2 + ...
+    together = torch.tensor([[0.1], [0.25]]) * faded.sqrt()
     torch.testing.assert_close(trace["accumulated_uncertainty"], together)
     torch.testing.assert_close(trace["uncertainty"], drift[:, :1].expand(2, 4))
     assert trace["observation_error"].eq(0).all()

@@ -172,12 +172,20 @@ def test_local_to_global_parts_compose_to_the_whole() -> None:
     parts = model.predict_state_directly(model.deduce_global(model.predict_local(data.clone())))
     for key in (("next", "agents", "observation"), ("next", "state"), ("next", "reward")):
         torch.testing.assert_close(parts[key], whole[key], atol=1e-5, rtol=1e-5)
-    # The uncertainty is the root mean square, over changing features, in one-step deviations.
+    # The uncertainty is the geometric mean of two errors in deviations of the state: the paths'
+    # distance, over changing features, and what the direct encoder's head expects.
     gap = parts["next", "state_direct"] - parts["next", "state"]
     changing = [0, 1, 3, 4]
-    gap = gap[:, changing] / model.state_delta_normalizer.scale[changing]
+    distance = (gap / model.state_normalizer.scale)[:, changing].square().mean(-1, keepdim=True)
+    inputs = [model.state_normalizer.normalize(data["state"]), data["agents", "action"].flatten(1)]
+    code = F.silu(model.direct_encoder(torch.cat(inputs, -1)))
+    steps = torch.zeros(6, 5)
+    steps[:, changing] = (gap / model.state_delta_normalizer.scale)[:, changing].abs()
+    log_ratio = model.error_head(torch.cat([code, (1 + 10 * steps).log()], -1))
+    typical = (model.state_delta_normalizer.scale / model.state_normalizer.scale)[changing]
+    expected = typical.square().mean() * log_ratio.exp()
     torch.testing.assert_close(
-        whole["uncertainty"], gap.square().mean(-1, keepdim=True).sqrt(), atol=1e-4, rtol=1e-4
+        whole["uncertainty"], (distance * expected) ** 0.25, atol=1e-4, rtol=1e-3
     )
     with pytest.raises(KeyError, match="predict_local first"):
         model.deduce_global(data.clone())

@@ -104,8 +104,15 @@ def test_logo_terms() -> None:
     missed = model.observation_normalizer.normalize(o) * spec_mask - model.decode(state)
     kept = model.persistence * missed - (true_next - decoded)
     close(out["loss_persistence"], (kept**2).sum() / (16 * count))
-    direct = model.direct_delta(state, a)
+    code = model.encode_directly(state, a)
+    direct = model.direct_delta(code)
     close(out["loss_direct"], 0.5 * ((direct - delta) ** 2).mean())
+    # The head for errors learns the log of the mean square in variances of the state.
+    scale = (s2 - s).std(0, correction=0) / s.std(0, correction=0)
+    made = (((predicted.state_delta - delta) * scale) ** 2).mean(-1).log()
+    apart = (model.expect_log_error(code, direct, predicted.state_delta)[:, 0] - made).abs()
+    assert (apart < 1).any() and (apart > 1).any()
+    close(out["loss_error"], 0.1 * torch.where(apart < 1, apart**2 / 2, apart - 0.5).mean())
     assert set(out.keys()) == set(loss.out_keys) and "loss_action_mask" not in out.keys()
 
 
@@ -145,10 +152,11 @@ OUTCOME = {"outcome_network", "outcome_agent_encoder", "outcome_pair_encoder"}
             },
         ),
         ("reward", OUTCOME),
-        ("termination", OUTCOME),
+        ("termination", {"termination_network"}),
         ("reconstruction", {"decoder", "decoder_skip"}),
         ("persistence", {"persistence_logit"}),
-        ("direct", {"direct_encoder"}),
+        ("direct", {"direct_encoder", "direct_head"}),
+        ("error", {"error_head"}),
     ],
 )
 def test_each_logo_term_trains_its_own_networks(term: str, trained: set[str]) -> None:

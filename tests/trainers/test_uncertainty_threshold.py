@@ -9,7 +9,7 @@ import torch
 from torchrl_logo.data import OfflineDataset, collect
 from torchrl_logo.envs.vmas import VmasTeamEnv
 from torchrl_logo.evaluation.world_model import imagine_open_loop
-from torchrl_logo.modules import JointWorldModel, LOGOWorldModel
+from torchrl_logo.modules import JointWorldModel, LOGOWorldModel, accumulate_along
 from torchrl_logo.trainers import find_uncertainty_threshold
 
 
@@ -32,7 +32,7 @@ def test_quantile_of_the_accumulated_uncertainty(
     first = [i for i in range(len(data)) if int(data["step"][i]) + 5 <= 6]
     windows = torch.stack([data[i : i + 5] for i in first])
     assert windows.shape == (32, 5)
-    accumulated = imagine_open_loop(model, windows)["uncertainty"].square().cumsum(1).sqrt()
+    accumulated = accumulate_along(imagine_open_loop(model, windows)["uncertainty"].squeeze(-1))
     values = np.sort(accumulated.detach().flatten().numpy())
     for quantile in (0.25, 0.5, 0.95):
         found = find_uncertainty_threshold(

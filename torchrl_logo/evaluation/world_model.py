@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from tensordict import TensorDict, TensorDictBase
 
+from torchrl_logo.modules.accumulated_uncertainty import accumulate_along
 from torchrl_logo.modules.world_model import WorldModel, next_key
 
 if TYPE_CHECKING:
@@ -110,8 +111,8 @@ def trace_open_loop(
     Returns:
         A TensorDict ``[W, horizon]`` of ``"state_error"``, ``"observation_error"``,
         ``"reward_error"`` (in the units of :func:`evaluate_world_model`), the step's
-        ``"uncertainty"`` and ``"accumulated_uncertainty"``, the root of the sum of its squares
-        since the start, all ``[W, horizon]``.
+        ``"uncertainty"`` and ``"accumulated_uncertainty"``, as
+        :func:`~torchrl_logo.modules.accumulate_uncertainty` adds it up, all ``[W, horizon]``.
 
     Raises:
         ValueError: if the dataset belongs to another task than the model, or no episode is as
@@ -149,7 +150,7 @@ def trace_open_loop(
                 for name, (key, scale) in scales.items()
             },
             "uncertainty": uncertainty,
-            "accumulated_uncertainty": uncertainty.square().cumsum(1).sqrt(),
+            "accumulated_uncertainty": accumulate_along(uncertainty),
         },
         batch_size=truth.batch_size,
         device=device,

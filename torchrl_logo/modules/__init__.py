@@ -1,6 +1,7 @@
 """World models and the networks of policies and critics."""
 
 from torchrl_logo.modules.accumulated_uncertainty import (
+    accumulate_along,
     accumulate_uncertainty,
     recover_step_uncertainty,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "RecurrentLatentWorldModel",
     "RecurrentNetwork",
     "WorldModel",
+    "accumulate_along",
     "accumulate_uncertainty",
     "make_action_vae",
     "make_action_value_network",

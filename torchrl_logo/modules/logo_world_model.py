@@ -24,6 +24,12 @@ _IDENTITY_SIZE = 8
 
 _PERSISTENCE_SCALE = 10.0
 
+# Where differences of the two paths, in one-step deviations, begin to be told by their orders.
+_GAP_SCALE = 10.0
+
+#: Of mean squares, in variances of the state: what float32 numbers round away.
+SMALLEST_ERROR = 1e-8
+
 # Outcomes are judged on fewer scales than contacts need: on these alone, rewards are as accurate.
 _OUTCOME_FREQUENCIES = (2.0, 4.0, 8.0, 16.0)
 
@@ -57,23 +63,29 @@ class LOGOWorldModel(WorldModel):
       actions, and deduces the change of the global state, the reward, the termination and, for
       discrete actions, the next action masks; its decoder maps the next state back to the local
       observations;
-    - the *direct encoder* predicts the change of the state from state and actions alone.
+    - the *direct encoder* predicts the change of the state from state and actions alone, and how
+      far off the deduced change will be.
 
-    The uncertainty of a transition is the distance of the two predictions of the next state,
+    The uncertainty of a transition is the geometric mean of the distance of the two predictions of
+    the next state, and of the error that the deduced one is expected to have,
 
-    .. math:: u(s, a) = \lVert \hat s'_{direct} - \hat s'_{deduced} \rVert_2 / \sqrt{d},
+    .. math:: u(s, a) = \sqrt{\lVert \hat s'_{direct} - \hat s'_{deduced} \rVert_2 / \sqrt{d}
+        \cdot \hat e(s, a)},
 
-    measured in standard deviations of the state's one-step change: 1 means that the two disagree
-    by as much as the state typically moves in a step, whatever the task and its size. (The paper
-    has the norm; dividing by the root of the number of changing features ``d`` is ours.)
+    both in standard deviations of the state, whatever the task and its size. (The paper has the
+    norm alone. Dividing by the root of the number of changing features ``d`` is ours, and so is
+    the second factor: a head of the direct encoder that reads its code of state and actions and
+    how far the two paths are apart feature by feature, and learns the size of the errors. Where
+    both paths are wrong alike, as at contacts, it knows; off the data, where nothing was learnt of
+    errors, the paths part.)
 
     Ours, beside the paper: standardised changes instead of absolute values; the conditioning of
     the deduction on state, observations and actions; the encoder of the local predictions, which
-    is shared by the agents and adds up; observations read on several scales; termination and
-    masks, and the reward, judged from the deduced change without shaping it, and from the
-    predicted next observations: agent by agent and, since what a team is paid or punished for is
-    often how its members stand to each other (collisions, spreading out), pair by pair, from the
-    differences of their observations.
+    is shared by the agents and adds up; gates in what is done agent by agent; observations read on
+    several scales; termination, judged from the deduced change without shaping it; reward and
+    masks, judged likewise, and from the predicted next observations: agent by agent and, since
+    what a team is paid or punished for is often how its members stand to each other (collisions,
+    spreading out), pair by pair, from the differences of their observations.
 
     Args:
         spec (TaskSpec): the task's sizes.
@@ -93,6 +105,9 @@ class LOGOWorldModel(WorldModel):
         frequencies (Sequence[float]): on which observations are read, see
             :func:`~torchrl_logo.modules.read_on_scales`. Defaults to powers of 2
             up to 64.
+        gates (bool): whether what is done agent by agent has gates. Defaults to ``True``.
+        expect_errors (bool): whether the uncertainty has its second factor; without, it is the
+            distance alone, as the paper's. Defaults to ``True``.
         device (torch.device, optional): where parameters and buffers are made.
 
     Examples:
@@ -121,6 +136,8 @@ class LOGOWorldModel(WorldModel):
         carry: Literal["residual", "decoded", "local"] = "residual",
         max_pairs: int = 45,
         frequencies: Sequence[float] = (2.0, 4.0, 8.0, 16.0, 32.0, 64.0),
+        gates: bool = True,
+        expect_errors: bool = True,
         device: torch.device | str | None = None,
     ) -> None:
         if carry not in ("residual", "decoded", "local"):
@@ -137,7 +154,10 @@ class LOGOWorldModel(WorldModel):
             "carry": carry,
             "max_pairs": max_pairs,
             "frequencies": frequencies,
+            "gates": gates,
+            "expect_errors": expect_errors,
         }
+        self.expect_errors = expect_errors
         self.carry = carry
         self.frequencies = frequencies
         self.register_buffer("identity", _encode_identity(spec.n_agents, device=device))
@@ -153,12 +173,15 @@ class LOGOWorldModel(WorldModel):
         agent = scales + d_a + _IDENTITY_SIZE
         self.local_input = nn.Linear(agent, half, device=device)
         self.local_state_input = nn.Linear(d_s, half, bias=False, device=device)
-        self.local_network = _mlp(half, half, d_o, depth=1, device=device)
+        second = _gated_layer if gates else _plain_layer
+        self.local_network = nn.Sequential(
+            nn.SiLU(), second(half, device), nn.Linear(half, d_o, device=device)
+        )
 
         self.agent_input = nn.Linear(agent, half, device=device)
         self.agent_delta_input = nn.Linear(d_o, half, bias=False, device=device)
         self.agent_state_input = nn.Linear(d_s, half, bias=False, device=device)
-        self.agent_encoder = nn.Linear(half, half, device=device)
+        self.agent_encoder = nn.Sequential(nn.SiLU(), second(half, device))
         self.deductive_encoder = _mlp(
             half + n * (d_o + d_a) + d_s, hidden_size, d_s, depth=2, device=device
         )
@@ -180,16 +203,19 @@ class LOGOWorldModel(WorldModel):
             self.register_buffer("_second", second, persistent=False)
             self.outcome_pair_encoder = _mlp(read, quarter, eighth, depth=1, device=device)
             judged += eighth
-        outcomes = 2 + (n * d_a if spec.discrete else 0)
+        outcomes = 1 + (n * d_a if spec.discrete else 0)
         self.outcome_network = _mlp(
             half + judged + 2 * d_s + n * d_a, half, outcomes, depth=2, device=device
         )
-        self.direct_encoder = _mlp(d_s + n * d_a, half, d_s, depth=2, device=device)
+        self.termination_network = _mlp(3 * d_s + n * d_a, quarter, 1, depth=2, device=device)
+        self.direct_encoder = _mlp(d_s + n * d_a, half, half, depth=1, device=device)
+        self.direct_head = nn.Linear(half, d_s, device=device)
+        self.error_head = _mlp(half + d_s, quarter, 1, depth=1, device=device)
 
     @property
     def termination_bias(self) -> torch.Tensor:
         """Bias of the termination head, ``[1]``."""
-        return self.outcome_network[-1].bias.data[1:2]
+        return self.termination_network[-1].bias.data
 
     @property
     def persistence(self) -> torch.Tensor:
@@ -220,7 +246,7 @@ class LOGOWorldModel(WorldModel):
         """
         hidden = self.local_input(agents)  # [*, N, h]
         hidden = hidden + self.local_state_input(state).unsqueeze(-2)
-        return self.local_network(F.silu(hidden)) * self.observation_mask
+        return self.local_network(hidden) * self.observation_mask
 
     def deduce(
         self,
@@ -241,26 +267,30 @@ class LOGOWorldModel(WorldModel):
         hidden = self.agent_input(agents) + self.agent_state_input(state).unsqueeze(-2)
         hidden = hidden + self.agent_delta_input(local_delta)
         # What agents do to the world adds up, as forces do.
-        team = F.silu(self.agent_encoder(F.silu(hidden))).sum(-2)  # [*, h]
+        team = self.agent_encoder(hidden).sum(-2)  # [*, h]
         state = state.expand(*team.shape[:-1], -1)
         flat_action = action.flatten(-2).expand(*team.shape[:-1], -1)
         state_delta = self.deductive_encoder(
             torch.cat([team, local_delta.flatten(-2), state, flat_action], -1)
         )
-        # Reward, termination and masks are judged from the two states and the agents' places in
-        # the next. They do not shape these: rare ends and large rewards would be learnt by heart
-        # at the dynamics' expense.
-        places = self._encode_places(agents, local_delta.detach(), action)
+        # Reward and masks are judged from the two states and the agents' places in the next. They
+        # do not shape these: rare ends and large rewards would be learnt by heart at the
+        # dynamics' expense.
+        places = self._encode_places(agents.detach(), local_delta.detach(), action)
+        states = [state.detach(), state_delta.detach()]
         outcome = self.outcome_network(
-            torch.cat([team.detach(), *places, state, state_delta.detach(), flat_action], -1)
+            torch.cat([team.detach(), *places, *states, flat_action], -1)
         )
+        # Ends are too rare to be told from fine scales, which repeat: from the states alone.
+        change = self.state_delta_normalizer.denormalize(states[1])
+        states.append(states[0] + change * self.state_normalizer.inverse_scale)
         mask_logit = None
         if self.spec.discrete:
-            mask_logit = outcome[..., 2:].unflatten(-1, (self.spec.n_agents, -1))
+            mask_logit = outcome[..., 1:].unflatten(-1, (self.spec.n_agents, -1))
         return Deduction(
             state_delta=state_delta,
             reward=outcome[..., 0:1],
-            termination_logit=outcome[..., 1:2],
+            termination_logit=self.termination_network(torch.cat([*states, flat_action], -1)),
             action_mask_logit=mask_logit,
         )
 
@@ -290,21 +320,69 @@ class LOGOWorldModel(WorldModel):
         flat = self.decoder_skip(state) + self.decoder(state)
         return flat.unflatten(-1, (self.spec.n_agents, -1)) * self.observation_mask
 
-    def direct_delta(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """The state's standardised change, from state and actions alone: ``[*, d_s]``.
+    def encode_directly(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """The direct encoder's code of state and actions: ``[*, h]``.
 
         Args:
             state (torch.Tensor): standardised, ``[*, d_s]``.
             action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
         """
-        return self.direct_encoder(torch.cat([state, action.flatten(-2)], -1))
+        return F.silu(self.direct_encoder(torch.cat([state, action.flatten(-2)], -1)))
 
-    def disagreement(self, direct: torch.Tensor, deduced: torch.Tensor) -> torch.Tensor:
-        """The uncertainty of two standardised changes ``[*, d_s]``: ``[*, 1]``."""
+    def direct_delta(self, code: torch.Tensor) -> torch.Tensor:
+        """The state's standardised change, from state and actions alone: ``[*, d_s]``.
+
+        Args:
+            code (torch.Tensor): from :meth:`encode_directly`.
+        """
+        return self.direct_head(code)
+
+    def measure_changes(self, delta: torch.Tensor) -> torch.Tensor:
+        """Mean square of standardised changes in standard deviations of the state: ``[*, 1]``.
+
+        Args:
+            delta (torch.Tensor): in standard deviations of the one-step change, ``[*, d_s]``.
+        """
+        scale, count = self._change_scale()
+        return (delta * scale).square().sum(-1, keepdim=True) / count
+
+    def expect_log_error(
+        self, code: torch.Tensor, direct: torch.Tensor, deduced: torch.Tensor
+    ) -> torch.Tensor:
+        """Logarithm of the deduced state's expected error, as :meth:`measure_changes` has it.
+
+        Trains nothing but its own head.
+
+        Args:
+            code (torch.Tensor): from :meth:`encode_directly`.
+            direct (torch.Tensor): the standardised change that the code leads to, ``[*, d_s]``.
+            deduced (torch.Tensor): the one that is deduced, ``[*, d_s]``.
+
+        Returns:
+            ``[*, 1]``.
+        """
+        scale, count = self._change_scale()
+        # Logarithms, since the two paths differ by orders of magnitude from row to row.
+        gap = torch.log1p(_GAP_SCALE * (direct - deduced).abs()) * (scale > 0)
+        log_error = self.error_head(torch.cat([code, gap], -1).detach())
+        # In units of a step, so that the head begins near the truth on every task.
+        return log_error + (scale.square().sum() / count).clamp_min(SMALLEST_ERROR).log()
+
+    def doubt(
+        self, code: torch.Tensor, direct: torch.Tensor, deduced: torch.Tensor
+    ) -> torch.Tensor:
+        """The uncertainty of a deduced change, ``[*, 1]``; reads what the expected error reads."""
+        disagreement = self.measure_changes(direct - deduced)
+        if not self.expect_errors:
+            return disagreement.sqrt()
+        expected = self.expect_log_error(code, direct, deduced).exp()
+        return (disagreement * expected).pow(0.25)
+
+    def _change_scale(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """One-step changes in standard deviations of the state, ``[d_s]``, and how many vary."""
         # A feature that never changes in the data is not predicted, and not compared.
-        varies = (self.state_delta_normalizer.inverse_scale > 0).to(direct.dtype)
-        square = ((direct - deduced) * varies).square().sum(-1, keepdim=True)
-        return (square / varies.sum().clamp_min(1)).sqrt()
+        scale = self.state_delta_normalizer.scale * self.state_normalizer.inverse_scale
+        return scale, (scale > 0).sum().clamp_min(1)
 
     def predict(
         self, state: torch.Tensor, observation: torch.Tensor, action: torch.Tensor
@@ -321,15 +399,14 @@ class LOGOWorldModel(WorldModel):
         else:
             next_state_n = self.state_normalizer.normalize(next_state)
             next_observation = self._advance_decoded(state_n, observation_n, next_state_n)
+        code = self.encode_directly(state_n, action)
         return Prediction(
             state=next_state,
             observation=next_observation,
             reward=self.expect_reward(deduction.reward, deduction.termination_logit),
             termination_logit=deduction.termination_logit,
             action_mask_logit=deduction.action_mask_logit,
-            uncertainty=self.disagreement(
-                self.direct_delta(state_n, action), deduction.state_delta
-            ),
+            uncertainty=self.doubt(code, self.direct_delta(code), deduction.state_delta),
         )
 
     def predict_local(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -392,7 +469,7 @@ class LOGOWorldModel(WorldModel):
         """
         state, observation, action = self.read_inputs(tensordict)
         state_n, _ = self._standardise(state, observation)
-        delta = self.direct_delta(state_n, self.encode_action(action))
+        delta = self.direct_delta(self.encode_directly(state_n, self.encode_action(action)))
         return tensordict.set(
             ("next", "state_direct"), state + self.state_delta_normalizer.denormalize(delta)
         )
@@ -415,6 +492,26 @@ class LOGOWorldModel(WorldModel):
         if self.carry == "residual":
             decoded = decoded + self.persistence * (observation - self.decode(state))
         return self.observation_normalizer.denormalize(decoded) * self.observation_mask
+
+
+class _Gate(nn.Module):
+    """The second half of the features times a function of the first: ``[*, 2 h]`` to ``[*, h]``.
+
+    After "GLU Variants Improve Transformer" (arXiv 2002.05202), with SiLU.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        gate, value = x.chunk(2, -1)
+        return F.silu(gate) * value
+
+
+def _gated_layer(size: int, device: torch.device | str | None) -> nn.Sequential:
+    """What an agent does counts where it touches something: a product."""
+    return nn.Sequential(nn.Linear(size, 2 * size, device=device), _Gate())
+
+
+def _plain_layer(size: int, device: torch.device | str | None) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(size, size, device=device), nn.SiLU())
 
 
 def _mlp(

@@ -14,7 +14,7 @@ from torchrl.objectives.utils import distance_loss
 from torchrl_logo.argument_checks import MissingKeyError
 from torchrl_logo.modules.ensemble_world_model import EnsembleWorldModel
 from torchrl_logo.modules.joint_world_model import JointWorldModel
-from torchrl_logo.modules.logo_world_model import LOGOWorldModel
+from torchrl_logo.modules.logo_world_model import SMALLEST_ERROR, LOGOWorldModel
 from torchrl_logo.modules.world_model import WorldModel, next_key
 from torchrl_logo.objectives.value_checks import read_weights
 
@@ -270,6 +270,7 @@ class LOGOWorldModelLoss(WorldModelLoss):
     loss_persistence    :math:`\lVert \lambda \odot (o - h(s)) - (o' - h(s')) \rVert^2`, which
                         trains :math:`\lambda` alone
     loss_direct         :math:`\lVert d(s, a) - \Delta s \rVert^2` of the uncertainty's encoder
+    loss_error          distance of that encoder's expected log error from the deduction's
     =================== ======================================================================
 
     Squares are means over features. The local predictions are detached inside the regulariser
@@ -294,7 +295,8 @@ class LOGOWorldModelLoss(WorldModelLoss):
         reward_loss (str): see :class:`WorldModelLoss`.
         reduction (str, optional): ``"mean"``, ``"sum"`` or ``"none"``. Defaults to ``"mean"``.
         **coefficients (float): ``local``, ``state``, ``regularizer``, ``reward``,
-            ``termination``, ``action_mask``, ``reconstruction``, ``direct``.
+            ``termination``, ``action_mask``, ``reconstruction``, ``persistence``, ``direct``,
+            ``error``. Without ``direct`` there is no ``error`` either.
 
     Examples:
         >>> from torchrl_logo.data import TaskSpec
@@ -306,7 +308,7 @@ class LOGOWorldModelLoss(WorldModelLoss):
         ...                     "terminated": torch.zeros(5, 1, dtype=torch.bool)}}, [5])
         >>> batch["agents", "action"] = torch.zeros(5, 2, 1)
         >>> sorted(LOGOWorldModelLoss(model, direct=0.5)(batch).keys())[:3]
-        ['loss_direct', 'loss_local', 'loss_persistence']
+        ['loss_direct', 'loss_error', 'loss_local']
     """
 
     world_model_class: ClassVar[type[WorldModel]] = LOGOWorldModel
@@ -320,6 +322,9 @@ class LOGOWorldModelLoss(WorldModelLoss):
         "reconstruction": 1.0,
         "persistence": 1.0,
         "direct": 1.0,
+        # Its gradient reaches one small head alone: the factor keeps its size, of logarithms, from
+        # deciding which weights are kept.
+        "error": 0.1,
     }
     world_model: LOGOWorldModel
 
@@ -363,7 +368,10 @@ class LOGOWorldModelLoss(WorldModelLoss):
             missed = targets.observation - model.decode(targets.state)
             missed_next = targets.next_observation - decoded
         squares = (deduction.state_delta - targets.state_delta).square().mean(-1)  # [2, *]
+        none = torch.zeros_like(squares[0])
         terms = {
+            "direct": none,
+            "error": none,
             "local": self._observation_term(local - targets.observation_delta.detach()),
             "regularizer": squares[0],
             "state": squares[-1],
@@ -375,15 +383,29 @@ class LOGOWorldModelLoss(WorldModelLoss):
             "persistence": self._observation_term(model.persistence * missed - missed_next),
         }
         if self.coefficients["direct"]:
-            direct = model.direct_delta(state, targets.action)
+            code = model.encode_directly(state, targets.action)
+            direct = model.direct_delta(code)
             terms["direct"] = (direct - targets.state_delta.detach()).square().mean(-1)
-        else:
-            terms["direct"] = torch.zeros_like(squares[0])
+            if model.expect_errors:
+                deduced = deduction.state_delta[0]
+                terms["error"] = self._error_term(code, direct, deduced, targets)
         if deduction.action_mask_logit is not None and targets.action_mask is not None:
             terms["action_mask"] = self._mask_term(
                 deduction.action_mask_logit[0], targets.action_mask
             )
         return terms
+
+    def _error_term(
+        self, code: torch.Tensor, direct: torch.Tensor, deduced: torch.Tensor, targets: _Targets
+    ) -> torch.Tensor:
+        """Distance of the expected log error from the error that was made, ``[*]``."""
+        model = self.world_model
+        with torch.no_grad():
+            error = model.measure_changes(deduced - targets.state_delta)
+            log_error = error.clamp_min(SMALLEST_ERROR).log()
+        return F.smooth_l1_loss(
+            model.expect_log_error(code, direct, deduced), log_error, reduction="none"
+        ).squeeze(-1)
 
     def _mix_decoded(self, targets: _Targets) -> torch.Tensor:
         """Observations ``[*, N, d_o]``, in an even share of the rows decoded from the state."""

@@ -10,6 +10,7 @@ from tensordict import TensorDictBase
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.envs.state_groups import state_groups
 from torchrl_logo.evaluation.world_model import imagine_open_loop
+from torchrl_logo.modules.accumulated_uncertainty import accumulate_along
 from torchrl_logo.modules.world_model import WorldModel, next_key
 from torchrl_logo.record.horizon_plot import plot_error_by_horizon
 from torchrl_logo.record.imagined_video import render_imagined_beside_true
@@ -126,4 +127,4 @@ def _root_mean(error: torch.Tensor, varies: torch.Tensor) -> torch.Tensor:
 
 def _accumulate(imagined: TensorDictBase, model: WorldModel) -> torch.Tensor:
     step = imagined.get(model.tensor_keys.uncertainty).squeeze(-1)
-    return step.square().cumsum(1).sqrt()
+    return accumulate_along(step)
