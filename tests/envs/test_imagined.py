@@ -108,8 +108,8 @@ def test_steps_follow_the_model() -> None:
         torch.testing.assert_close(observation, expected)
         assert torch.equal(rollout["next", "reward"][:, t], 10 * (start[:, :1] + t + 1))
     assert rollout["next", "step"][0].flatten().tolist() == [1, 2, 3, 4]
-    # Four steps of 0.5 each: the root of the sum of their squares.
-    expected = 0.5 * torch.tensor([1.0, 2.0, 3.0, 4.0]).sqrt()
+    # Four steps of 0.5 each: the root of the sum of their squares, of which older ones fade.
+    expected = 0.5 * torch.tensor([0.85**t for t in range(4)]).cumsum(0).sqrt()
     torch.testing.assert_close(rollout["next", "uncertainty"][0].flatten(), expected)
     single = make_imagined(accumulate=False).rollout(3)
     assert single["next", "uncertainty"].unique().tolist() == [0.5]

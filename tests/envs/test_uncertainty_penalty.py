@@ -68,7 +68,9 @@ def test_a_step_costs_its_own_uncertainty(accumulate: bool) -> None:
     torch.testing.assert_close(rollout["next", "reward"].squeeze(-1), expected)
     # the uncertainty itself is left to those who draw by it
     step = torch.tensor([0.1, 0.2, 0.3, 0.4])
-    left = (step.square().cumsum(0).sqrt() if accumulate else step).repeat(2).expand(6, 8)
+    fading = torch.tensor([[0.85 ** max(t - k, 0) * (t >= k) for k in range(4)] for t in range(4)])
+    left = (fading @ step.square()).sqrt() if accumulate else step
+    left = left.repeat(2).expand(6, 8)
     torch.testing.assert_close(rollout["next", "uncertainty"].squeeze(-1), left)
 
 

@@ -105,7 +105,7 @@ def test_logo_terms() -> None:
     kept = model.persistence * missed - (true_next - decoded)
     close(out["loss_persistence"], (kept**2).sum() / (16 * count))
     code = model.encode_directly(state, a)
-    direct = model.direct_delta(code)
+    direct = model.direct_delta(state, a)
     close(out["loss_direct"], 0.5 * ((direct - delta) ** 2).mean())
     # The head for errors learns the log of the mean square in variances of the state.
     scale = (s2 - s).std(0, correction=0) / s.std(0, correction=0)

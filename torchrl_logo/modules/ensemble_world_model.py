@@ -43,7 +43,7 @@ class EnsembleWorldModel(JointWorldModel):
 
     .. math:: u = \sqrt{\frac{1}{M d} \sum_{m, k} (\Delta_{m,k} - \bar\Delta_k)^2},
 
-    in standard deviations of the state's one-step change, as :class:`LOGOWorldModel`'s.
+    in standard deviations of the state's one-step change.
 
     Args:
         spec (TaskSpec): the task's sizes.

@@ -321,7 +321,7 @@ class LOGOWorldModel(WorldModel):
         return flat.unflatten(-1, (self.spec.n_agents, -1)) * self.observation_mask
 
     def encode_directly(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """The direct encoder's code of state and actions: ``[*, h]``.
+        """The direct encoder's code of state and actions, ``[*, h]``, which its heads read.
 
         Args:
             state (torch.Tensor): standardised, ``[*, d_s]``.
@@ -329,13 +329,14 @@ class LOGOWorldModel(WorldModel):
         """
         return F.silu(self.direct_encoder(torch.cat([state, action.flatten(-2)], -1)))
 
-    def direct_delta(self, code: torch.Tensor) -> torch.Tensor:
+    def direct_delta(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         """The state's standardised change, from state and actions alone: ``[*, d_s]``.
 
         Args:
-            code (torch.Tensor): from :meth:`encode_directly`.
+            state (torch.Tensor): standardised, ``[*, d_s]``.
+            action (torch.Tensor): as :meth:`encode_action` returns it, ``[*, N, d_a]``.
         """
-        return self.direct_head(code)
+        return self.direct_head(self.encode_directly(state, action))
 
     def measure_changes(self, delta: torch.Tensor) -> torch.Tensor:
         """Mean square of standardised changes in standard deviations of the state: ``[*, 1]``.
@@ -406,7 +407,7 @@ class LOGOWorldModel(WorldModel):
             reward=self.expect_reward(deduction.reward, deduction.termination_logit),
             termination_logit=deduction.termination_logit,
             action_mask_logit=deduction.action_mask_logit,
-            uncertainty=self.doubt(code, self.direct_delta(code), deduction.state_delta),
+            uncertainty=self.doubt(code, self.direct_head(code), deduction.state_delta),
         )
 
     def predict_local(self, tensordict: TensorDictBase) -> TensorDictBase:
@@ -469,7 +470,7 @@ class LOGOWorldModel(WorldModel):
         """
         state, observation, action = self.read_inputs(tensordict)
         state_n, _ = self._standardise(state, observation)
-        delta = self.direct_delta(self.encode_directly(state_n, self.encode_action(action)))
+        delta = self.direct_delta(state_n, self.encode_action(action))
         return tensordict.set(
             ("next", "state_direct"), state + self.state_delta_normalizer.denormalize(delta)
         )

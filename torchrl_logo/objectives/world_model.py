@@ -384,7 +384,7 @@ class LOGOWorldModelLoss(WorldModelLoss):
         }
         if self.coefficients["direct"]:
             code = model.encode_directly(state, targets.action)
-            direct = model.direct_delta(code)
+            direct = model.direct_head(code)
             terms["direct"] = (direct - targets.state_delta.detach()).square().mean(-1)
             if model.expect_errors:
                 deduced = deduction.state_delta[0]
