@@ -157,8 +157,9 @@ def _run_or_report(job: Job, options: RunOptions, run: Run) -> Row:
     chosen = find_settings(cell.method, discrete=discrete)[0] if settings is None else settings
     try:
         return run(cell, options, settings)  # type: ignore[arg-type]
-    except ImportError:
-        raise  # a simulator that is not installed says nothing about a method
+    except (ImportError, OSError):
+        # A simulator that is not installed, a full disk or a lost store says nothing of a method.
+        raise
     except Exception as error:
         traceback.print_exc()
         return {

@@ -203,12 +203,13 @@ def test_a_time_limit_begins_no_cell_and_a_failure_does_not_stop_the_others(tmp_
     assert {c.method for c, _ in find_open_cells(jobs, table, retry=True)} == {"bc"}
 
 
-def test_a_missing_simulator_is_no_result(tmp_path):
+@pytest.mark.parametrize("error", [ImportError("no simulator"), OSError("no disk")])
+def test_what_the_machine_lacks_is_no_result(error, tmp_path):
     def miss(cell, options, settings):
-        raise ImportError("no simulator")
+        raise error
 
     table = tmp_path / "rows.jsonl"
-    with pytest.raises(ImportError, match="no simulator"):
+    with pytest.raises(type(error), match=str(error)):
         work(jobs_of(), table, RunOptions(folder=tmp_path, track=False), None, False, miss)
     assert not table.exists()
 
