@@ -16,6 +16,7 @@ _MODEL_TERMS = (
     "reconstruction",
     "persistence",
     "direct",
+    "error",
 )
 
 
