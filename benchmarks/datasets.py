@@ -5,18 +5,28 @@
 For each task and quality: the hash of two collections in two folders and two processes, the mean
 return with its 95% bootstrap interval over episodes, and the seconds that collecting took. Each
 dataset is one row of ``benchmarks/results/datasets.jsonl``; the same command goes on where it
-stopped. ``--check`` compares the rows that are there with what this machine collects and fails
-where a hash differs, ``--report`` prints the table and whether random < medium-replay < medium <
-expert holds with intervals that do not overlap.
+stopped. ``--check`` collects once what has a row there, on another machine say, writes the hashes
+and what machine it was to ``benchmarks/results/datasets_check.jsonl``, and fails where one differs.
+``--report`` prints the table and whether random < medium-replay < medium < expert holds with
+intervals that do not overlap.
+
+PyTorch computes matrix products and many functions with Intel's MKL, which takes other ways on
+processors of other makers, with results that differ in the last bit. ``--check --mkl intel`` tells
+MKL that any processor is Intel's (which needs a C compiler): where hashes then agree, nothing else
+differs.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
+import os
+import subprocess
 import tempfile
 import time
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +35,9 @@ import numpy as np
 import torch
 
 RESULTS = Path(__file__).resolve().parent / "results" / "datasets.jsonl"
+CHECKED = RESULTS.with_name("datasets_check.jsonl")
+# What MKL asks its processor, answered with yes.
+AS_INTEL = "int mkl_serv_intel_cpu_true(void) { return 1; }"
 ORDER = ("random", "medium-replay", "medium", "expert")
 
 
@@ -54,34 +67,79 @@ def collect_once(name: str, frames: int) -> dict[str, Any]:
         }
 
 
-def run(names: list[str], frames: int, processes: int, again: bool) -> list[dict[str, Any]]:
-    """One row a dataset, collected once, or twice in two processes."""
+def find_processor() -> str:
+    """The processor's name: other processors may round differently."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    found = dict(line.split(":", 1) for line in lines if ":" in line)
+    found = {key.strip(): value.strip() for key, value in found.items()}
+    numbers = [found.get(key, "?") for key in ("cpu family", "model", "stepping")]
+    return f"{found.get('model name', '?')} (family, model, stepping: {', '.join(numbers)})"
+
+
+def run(names: list[str], frames: int, processes: int, times: int) -> Iterator[dict[str, Any]]:
+    """One row a dataset, which is collected so many times in as many processes."""
     context = multiprocessing.get_context("spawn")
-    rows = []
     # A process ends after each collection: the second one shares nothing with the first.
     with ProcessPoolExecutor(processes, mp_context=context, max_tasks_per_child=1) as pool:
         futures = [
-            [pool.submit(collect_once, name, frames) for _ in range(1 + again)] for name in names
+            [pool.submit(collect_once, name, frames) for _ in range(times)] for name in names
         ]
-        for name, pair in zip(names, futures, strict=True):
-            found = [future.result() for future in pair]
-            row = {**found[0], "same_hash_again": len({f["hash"] for f in found}) == 1}
+        for name, collections in zip(names, futures, strict=True):
+            found = [future.result() for future in collections]
+            row = found[0] | {"processor": find_processor()}
+            if times > 1:
+                row["same_hash_again"] = len({f["hash"] for f in found}) == 1
             print(f"{name}: return {row['mean_return']:g}, {row['seconds']:.0f} s", flush=True)
-            rows.append(row)
-            if again:
-                with RESULTS.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
-    return rows
+            yield row
 
 
-def read_rows() -> dict[str, dict[str, Any]]:
-    if not RESULTS.exists():
+def append(path: Path, row: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+@contextlib.contextmanager
+def as_on_intel() -> Iterator[None]:
+    """Processes that are started meanwhile take MKL's ways for Intel's processors."""
+    before = os.environ.get("LD_PRELOAD")
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder, "as_intel.so")
+        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(library)]
+        subprocess.run(command, input=AS_INTEL.encode(), check=True)
+        os.environ["LD_PRELOAD"] = str(library)
+        try:
+            yield
+        finally:
+            del os.environ["LD_PRELOAD"]
+            if before is not None:
+                os.environ["LD_PRELOAD"] = before
+
+
+def check(names: list[str], processes: int, mkl: str) -> list[str]:
+    """Collects once what was collected before, and finds the datasets whose hash is another."""
+    rows = read_rows(RESULTS)
+    checked = {key[:-1]: row for key, row in read_rows(CHECKED, "mkl").items() if key[-1] == mkl}
+    names = [name for name in names if (name,) in rows]
+    with as_on_intel() if mkl == "intel" else contextlib.nullcontext():
+        for frames in sorted({rows[name,]["frames"] for name in names}):
+            missing = [n for n in names if (n,) not in checked and rows[n,]["frames"] == frames]
+            for row in run(missing, frames, processes, times=1):
+                key = (row["dataset"],)
+                checked[key] = row | {"mkl": mkl, "same_hash": row["hash"] == rows[key]["hash"]}
+                append(CHECKED, checked[key])
+    return [name for name in names if not checked[name,]["same_hash"]]
+
+
+def read_rows(path: Path, *further: str) -> dict[tuple[str, ...], dict[str, Any]]:
+    """The rows of a file by dataset and further fields."""
+    if not path.exists():
         return {}
-    rows = [json.loads(line) for line in RESULTS.read_text().splitlines() if line]
-    return {row["dataset"]: row for row in rows}
+    rows = [json.loads(line) for line in path.read_text().splitlines() if line]
+    return {tuple(row[field] for field in ("dataset", *further)): row for row in rows}
 
 
-def report(rows: dict[str, dict[str, Any]]) -> None:
+def report() -> None:
+    rows = {name: row for (name,), row in read_rows(RESULTS).items()}
     for task in sorted({name.rsplit("-", 1)[0].removesuffix("-medium") for name in rows}):
         found = [rows[f"{task}-{quality}"] for quality in ORDER if f"{task}-{quality}" in rows]
         # Neighbours' intervals do not overlap.
@@ -91,6 +149,10 @@ def report(rows: dict[str, dict[str, Any]]) -> None:
         same = all(row["same_hash_again"] for row in found)
         means = "  ".join(f"{row['mean_return']:10.2f}" for row in found)
         print(f"{task:26}{means}   apart: {apart}   same hash twice: {same}")
+    checked = read_rows(CHECKED, "processor", "mkl")
+    for processor, mkl in sorted({key[1:] for key in checked}):
+        found = [row["same_hash"] for key, row in checked.items() if key[1:] == (processor, mkl)]
+        print(f"{processor}, MKL for {mkl}: same hash in {sum(found)} of {len(found)}")
 
 
 def main() -> None:
@@ -101,19 +163,19 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=20_000)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--mkl", choices=("this processor", "intel"), default="this processor")
     parser.add_argument("--report", action="store_true")
     args = parser.parse_args()
-    rows = read_rows()
     names = args.datasets or list(available_datasets())
     if args.check:
-        names = [name for name in names if name in rows]
-        found = run(names, args.frames, args.processes, again=False)
-        differ = [row["dataset"] for row in found if row["hash"] != rows[row["dataset"]]["hash"]]
+        differ = check(names, args.processes, args.mkl)
         raise SystemExit(f"Other hashes than committed: {differ}" if differ else 0)
     if not args.report:
-        missing = [name for name in names if name not in rows]
-        run(missing, args.frames, args.processes, again=True)
-    report(read_rows())
+        known = read_rows(RESULTS)
+        missing = [name for name in names if (name,) not in known]
+        for row in run(missing, args.frames, args.processes, times=2):
+            append(RESULTS, row)
+    report()
 
 
 if __name__ == "__main__":
