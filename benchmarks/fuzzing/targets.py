@@ -14,7 +14,7 @@ import torch
 from tensordict import TensorDict
 
 from torchrl_logo.data import OfflineDataset, convert_dataset, from_arrays
-from torchrl_logo.data.dataset import hash_content
+from torchrl_logo.data.content_hash import hash_content
 from torchrl_logo.data.formats import write_minari, write_pymarl_hdf5, write_vault
 from torchrl_logo.data.uncertainty_sampler import UncertaintySampler
 from torchrl_logo.modules import EnsembleWorldModel, JointWorldModel, LOGOWorldModel

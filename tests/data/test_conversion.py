@@ -10,7 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from torchrl_logo.data import DatasetError, convert_dataset, from_arrays, load_dataset
+from torchrl_logo.data import (
+    DatasetError,
+    OfflineDataset,
+    convert_dataset,
+    from_arrays,
+    load_dataset,
+)
 from torchrl_logo.data.formats.array_files import ArrayFilesReader
 from torchrl_logo.data.formats.reader import find_reader, find_readers
 
@@ -63,6 +69,8 @@ def test_chunks_of_any_size_give_the_arrays(
     assert made.metadata.hash == from_arrays(renumber(arrays)).metadata.hash
     assert made.metadata.provenance["format"] == "arrays"
     assert left_behind(tmp_path / "out") == ["own"]
+    # The hash was taken of the source; here it is compared with what was written.
+    assert len(OfflineDataset.load(made.path)) == len(arrays["state"])
 
 
 def test_discrete_without_masks(discrete_arrays: Arrays, tmp_path: Path) -> None:
@@ -70,6 +78,44 @@ def test_discrete_without_masks(discrete_arrays: Arrays, tmp_path: Path) -> None
     path = write_npz(plain, tmp_path / "recorded.npz")
     made = convert_dataset(path, tmp_path / "own", n_actions=4, memory=1, progress_bar=False)
     assert made.metadata.hash == from_arrays(plain, n_actions=4).metadata.hash
+    OfflineDataset.load(made.path)
+
+
+def test_hash_of_arrays_that_are_cast(arrays: Arrays, tmp_path: Path) -> None:
+    wide = {k: v.astype(np.float64) if v.dtype == np.float32 else v for k, v in arrays.items()}
+    path = write_npz(wide, tmp_path / "recorded.npz")
+    made = convert_dataset(path, tmp_path / "own", cast=True, progress_bar=False)
+    assert made.metadata.hash == from_arrays(renumber(arrays)).metadata.hash
+    OfflineDataset.load(made.path)
+
+
+def test_files_that_change_meanwhile_leave_nothing(
+    arrays: Arrays, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_folder(arrays, tmp_path / "recorded.npz")
+    read = ArrayFilesReader.read
+
+    def change(self: ArrayFilesReader, start: int, stop: int) -> Arrays:
+        found = read(self, start, stop)
+        np.save(path / "state.npy", arrays["state"] + 1)
+        return found
+
+    monkeypatch.setattr(ArrayFilesReader, "read", change)
+    with pytest.raises(DatasetError, match="files that stay as they are"):
+        convert_dataset(path, tmp_path / "own", progress_bar=False)
+    assert left_behind(tmp_path) == ["recorded"]
+
+
+def test_damage_explains_what_else_is_found(arrays: Arrays, tmp_path: Path) -> None:
+    """A bit that makes a number NaN is no fault of the data."""
+    path = write_npz(arrays, tmp_path / "recorded.npz")
+    content = bytearray(path.read_bytes())
+    place = content.index(arrays["next/state"].tobytes())
+    content[place : place + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match="'next/state': expected the CRC-32"):
+        convert_dataset(path, tmp_path / "own", progress_bar=False)
+    assert left_behind(tmp_path) == ["recorded.npz"]
 
 
 def test_load_dataset_converts_once(arrays: Arrays, tmp_path: Path) -> None:
@@ -180,23 +226,23 @@ def test_data_of_another_task(arrays: Arrays, tmp_path: Path) -> None:
 
 
 MEMORY_TEST = """
-import resource, sys
+import sys, threading
 from torchrl_logo.data import convert_dataset
 
-def anonymous():
+def own_and_mapped():
     with open("/proc/self/status") as status:
         lines = dict(line.split(":", 1) for line in status)
     return int(lines["RssAnon"].split()[0]), int(lines["RssFile"].split()[0])
 
-before = anonymous()
-peak = [0, 0]
-import torchrl_logo.data.conversion as conversion
-record = conversion._record_progress
-def watch(folder, episodes):
-    record(folder, episodes)
-    peak[:] = [max(a, b - c) for a, b, c in zip(peak, anonymous(), before)]
-conversion._record_progress = watch
+before, peak, ended = own_and_mapped(), [0, 0], threading.Event()
+def watch():
+    while not ended.wait(0.002):
+        peak[:] = [max(a, b - c) for a, b, c in zip(peak, own_and_mapped(), before)]
+watcher = threading.Thread(target=watch)
+watcher.start()
 convert_dataset(sys.argv[1], sys.argv[2], memory=16 * 2**20, progress_bar=False)
+ended.set()
+watcher.join()
 print("peak", *peak)
 """
 

@@ -11,7 +11,7 @@ from tensordict import TensorDict
 from torchrl.data import ReplayBufferEnsemble, TensorDictReplayBuffer
 
 from torchrl_logo.data import DatasetError, DatasetMetadata, OfflineDataset, from_arrays
-from torchrl_logo.data.dataset import hash_content
+from torchrl_logo.data.content_hash import hash_content
 
 
 def _walk(lengths: list[int], seed: int = 0) -> dict[str, np.ndarray]:

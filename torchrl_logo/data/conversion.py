@@ -5,20 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tensordict import TensorDict
+from tensordict import NestedKey, TensorDict
 from tqdm import tqdm
 
 from torchrl_logo.argument_checks import require_arguments
+from torchrl_logo.data.chunk_writer import (
+    PROGRESS_FILE,
+    ChunkWriter,
+    read_progress,
+    record_progress,
+)
+from torchrl_logo.data.content_hash import hash_columns
 from torchrl_logo.data.dataset import OfflineDataset, write_metadata
 from torchrl_logo.data.formats.reader import EpisodeReader, find_reader
-from torchrl_logo.data.mapped_files import file_of, write_rows
 from torchrl_logo.data.metadata import record_versions
 from torchrl_logo.data.reference_returns import ReferenceReturns, reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
@@ -33,7 +40,6 @@ from torchrl_logo.whole_files import (
     explain_write_errors,
     publish_folder,
     require_room,
-    write_file,
 )
 
 __all__ = ["convert_dataset", "fingerprint_source"]
@@ -42,7 +48,10 @@ _DEFAULT_MEMORY = 512 * 2**20
 # What a chunk needs beside its own bytes: the reader's arrays before they are in the layout, and
 # the flags of the checks.
 _OVERHEAD = 4
-_PROGRESS = "progress.json"
+# Bytes that are read, checked and written at once: while they are in a processor's cache, later
+# passes over them cost little.
+_CHUNK = 16 * 2**20
+_HASHED = 65_536  # rows
 
 
 def convert_dataset(
@@ -130,7 +139,8 @@ def convert_dataset(
         spec = _find_spec(task, reader)
         if reference is None and spec.task is not None:
             reference = reference_returns(spec.task)
-        source = fingerprint_source(path, {"format": reader.format, **options})
+        chosen = {"format": reader.format, **options}
+        source = fingerprint_source(path, chosen)
         with explain_write_errors("the converted dataset", root):
             root.parent.mkdir(parents=True, exist_ok=True)
         lock = root.parent / f".{root.name}.lock"
@@ -142,10 +152,11 @@ def convert_dataset(
                 raise FileExistsError(f"Cannot convert to {root}: it exists already.")
             unfinished = root.parent / f".{root.name}.{source[:8]}.unfinished"
             try:
-                _write_transitions(unfinished, reader, spec, memory, progress_bar)
+                content_hash = _write_and_hash(unfinished, reader, spec, memory, progress_bar)
                 write_metadata(
                     unfinished,
                     spec,
+                    content_hash=content_hash,
                     quality=quality,
                     reference_returns=reference,
                     provenance={
@@ -158,14 +169,17 @@ def convert_dataset(
                         **reader.provenance,
                     },
                 )
-                (unfinished / _PROGRESS).unlink()
+                if fingerprint_source(path, chosen) != source:
+                    raise DatasetError(str(path), "files that stay as they are", "changed ones")
+                (unfinished / PROGRESS_FILE).unlink()
                 publish_folder(unfinished, root)
             except DatasetError:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
     finally:
         reader.close()
-    return OfflineDataset.load(root, batch_size=batch_size, device=device)
+    # What was just written need not be read once more.
+    return OfflineDataset.load(root, verify=False, batch_size=batch_size, device=device)
 
 
 def fingerprint_source(path: Path, options: dict[str, Any]) -> str:
@@ -199,6 +213,62 @@ def _find_spec(task: str | TaskSpec | None, reader: EpisodeReader) -> TaskSpec:
     return task
 
 
+def _write_and_hash(
+    folder: Path, reader: EpisodeReader, spec: TaskSpec, memory: int, progress_bar: bool
+) -> str | None:
+    """Writes all episodes; returns the hash of their content where it could be had meanwhile.
+
+    The hash goes through one key after the other, rows are written with all of their keys: it is
+    that of the reader's columns, which are read once more.
+    """
+    stopped = threading.Event()
+
+    def go_through(steps: Iterator[str | None]) -> str | None:
+        last = None
+        for step in steps:
+            last = step
+            if stopped.is_set():
+                break
+        return last
+
+    def hash_and_verify() -> str | None:
+        found = go_through(_hash_columns(reader, spec)) if reader.reads_columns else None
+        if not stopped.is_set():
+            go_through(reader.verify())
+        return found
+
+    # It mostly computes without Python's lock, as reading, checking and writing do.
+    with ThreadPoolExecutor(1) as beside:
+        hashed = beside.submit(hash_and_verify)
+        try:
+            _write_transitions(folder, reader, spec, memory, progress_bar)
+            return hashed.result()
+        except BaseException as error:
+            stopped.set()
+            if isinstance(error, DatasetError):
+                hashed.exception()  # waits
+                for _ in reader.verify():  # damaged files explain whatever else is found
+                    pass
+            raise
+
+
+def _hash_columns(reader: EpisodeReader, spec: TaskSpec) -> Iterator[str | None]:
+    lengths = np.asarray(reader.lengths, dtype=np.int64)
+    starts = np.concatenate([[0], lengths.cumsum()])
+    leaves = {key: (dtype, shape) for key, (shape, dtype, _) in layout_shapes(spec).items()}
+
+    def read(key: NestedKey) -> Iterator[np.ndarray | memoryview]:
+        if key not in ("episode", "step"):
+            yield from reader.read_column(key if isinstance(key, str) else "/".join(key))
+            return
+        for start in range(0, int(starts[-1]), _HASHED):
+            row = np.arange(start, min(start + _HASHED, int(starts[-1])))
+            episode = starts.searchsorted(row, side="right") - 1
+            yield episode if key == "episode" else row - starts[episode]
+
+    return hash_columns(leaves, int(starts[-1]), read)
+
+
 def _write_transitions(
     folder: Path, reader: EpisodeReader, spec: TaskSpec, memory: int, progress_bar: bool
 ) -> None:
@@ -210,9 +280,7 @@ def _write_transitions(
     starts = np.concatenate([[0], lengths.cumsum()])  # [E + 1]
     shapes = layout_shapes(spec)
     row_bytes = count_row_bytes(spec)
-    episodes = 0
-    if (folder / _PROGRESS).exists():
-        episodes = json.loads((folder / _PROGRESS).read_text())["episodes"]
+    episodes = read_progress(folder)
     # An earlier call's files have holes where nothing was written yet.
     missing = int(starts[-1] - starts[episodes]) * row_bytes
     require_room("the converted dataset", folder, missing)
@@ -221,8 +289,8 @@ def _write_transitions(
         data = TensorDict({}, batch_size=[int(starts[-1])]).memmap_(str(folder / "data"))
         for key, (shape, dtype, _) in shapes.items():
             data.make_memmap(key, torch.Size([int(starts[-1]), *shape]), dtype=dtype)
-        _record_progress(folder, 0)
-    rows_at_once = max(1, memory // (_OVERHEAD * row_bytes))
+        record_progress(folder, 0)
+    rows_at_once = max(1, min(memory // _OVERHEAD, _CHUNK) // row_bytes)
     with tqdm(
         total=int(starts[-1]),
         initial=int(starts[episodes]),
@@ -231,25 +299,11 @@ def _write_transitions(
         desc=f"{reader.format} {reader.path.name}",
         disable=not progress_bar,
     ) as bar:
-        # A chunk is written while the next one is read and checked.
-        with ThreadPoolExecutor(1) as writer:
-            writing: Future[None] | None = None
+        with ChunkWriter(folder, list(shapes), flush_bytes=memory // _OVERHEAD) as writer:
             for start, stop in _chunks(starts, episodes, rows_at_once):
                 chunk = _read_chunk(reader, start, stop, lengths, spec)
-                if writing is not None:
-                    writing.result()
-                writing = writer.submit(_write_chunk, folder, chunk, int(starts[start]), stop)
+                writer.write(chunk, int(starts[start]), stop)
                 bar.update(len(chunk))
-            if writing is not None:
-                writing.result()
-
-
-def _write_chunk(folder: Path, chunk: TensorDict, row: int, episodes: int) -> None:
-    """Writes rows from ``row`` on, then that so many episodes are there."""
-    for key in chunk.keys(True, True):
-        # Flushed, so that after a power cut no progress is recorded that is not on the disk.
-        write_rows(file_of(folder / "data", key), row, chunk.get(key), flush=True)
-    _record_progress(folder, episodes)
 
 
 def _chunks(starts: np.ndarray, first: int, rows: int) -> Iterator[tuple[int, int]]:
@@ -303,8 +357,3 @@ def _to_tensordict(arrays: dict[str, np.ndarray], start: int, lengths: np.ndarra
 def _require_end(chunk: TensorDict) -> None:
     if not chunk["next", "done"][-1].all():
         raise DatasetError("next/done", "an end in the last row of each episode", "none")
-
-
-def _record_progress(folder: Path, episodes: int) -> None:
-    content = json.dumps({"episodes": episodes}).encode()
-    write_file("the progress of the conversion", folder / _PROGRESS, content)

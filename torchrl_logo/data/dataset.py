@@ -16,6 +16,7 @@ from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
 from torchrl_logo.argument_checks import find_device
 from torchrl_logo.data.contained_files import require_contained
+from torchrl_logo.data.content_hash import hash_content, hash_files
 from torchrl_logo.data.episode_storage import EpisodeStorage
 from torchrl_logo.data.json_files import read_json
 from torchrl_logo.data.mapped_files import count_bytes, map_tensordict, write_tensordict
@@ -31,12 +32,10 @@ from torchrl_logo.data.validation import (
 from torchrl_logo.html_tables import make_html_table
 from torchrl_logo.whole_files import explain_write_errors, publish_folder, require_room, write_file
 
-__all__ = ["OfflineDataset", "hash_content", "write_metadata"]
+__all__ = ["OfflineDataset", "write_metadata"]
 
 # 2: metadata.json has a checksum of its own. 1 had none, and is still read.
 _FORMAT = 2
-_BLOCK = 65_536
-_READ = 16 * 2**20
 
 
 class OfflineDataset(TensorDictReplayBuffer):
@@ -407,34 +406,6 @@ class OfflineDataset(TensorDictReplayBuffer):
         return make_html_table(type(self).__name__, {**rows, "hash": m.hash})
 
 
-def hash_content(data: TensorDictBase, rows: torch.Tensor | None = None) -> str:
-    """The sha256 of all leaves, in the order of their keys: name, dtype, shape and bytes.
-
-    It does not depend on where the data lie or on the order in which keys were set.
-
-    Args:
-        data (TensorDictBase): transitions ``[B]``.
-        rows (torch.Tensor, optional): ``[n]``, the rows that count. Defaults to all.
-
-    Examples:
-        >>> from tensordict import TensorDict
-        >>> data = TensorDict({"a": torch.zeros(3), "b": torch.ones(3)}, [3])
-        >>> hash_content(data) == hash_content(data.select("b", "a").clone())
-        True
-        >>> hash_content(data) == hash_content(data, torch.tensor([0, 1]))
-        False
-    """
-    length = len(data) if rows is None else len(rows)
-    digest = hashlib.sha256()
-    for name, leaf in _leaves_by_name(data):
-        digest.update(_describe_leaf(name, leaf, length))
-        for start in range(0, length, _BLOCK):
-            block = slice(start, start + _BLOCK)
-            value = leaf[block] if rows is None else leaf[rows[block]]
-            digest.update(value.contiguous().cpu().numpy().data)
-    return digest.hexdigest()
-
-
 def write_metadata(
     folder: Path,
     spec: TaskSpec,
@@ -442,6 +413,7 @@ def write_metadata(
     quality: str | None,
     reference_returns: ReferenceReturns | None,
     provenance: dict[str, Any],
+    content_hash: str | None = None,
 ) -> None:
     """Describes the valid transitions that were written to ``folder / "data"``.
 
@@ -455,32 +427,17 @@ def write_metadata(
         quality (str, optional): how good the behaviour was.
         reference_returns (ReferenceReturns, optional): what scores are normalised by.
         provenance (dict): where the data come from.
+        content_hash (str, optional): their hash. Defaults to that of what the files hold.
     """
-    data = map_tensordict(folder / "data")
-    digest = hashlib.sha256()
-    for name, leaf in _leaves_by_name(data):
-        digest.update(_describe_leaf(name, leaf, len(data)))
-        with (folder / "data" / f"{name}.memmap").open("rb", buffering=0) as file:
-            while block := file.read(_READ):
-                digest.update(block)
     metadata = _describe(
-        data,
+        map_tensordict(folder / "data"),
         spec,
         quality=quality,
         reference_returns=reference_returns,
         provenance=provenance,
-        content_hash=digest.hexdigest(),
+        content_hash=hash_files(folder / "data") if content_hash is None else content_hash,
     )
     _dump_metadata(folder, metadata)
-
-
-def _leaves_by_name(data: TensorDictBase) -> list[tuple[str, torch.Tensor]]:
-    names = {"/".join(k) if isinstance(k, tuple) else k: k for k in data.keys(True, True)}
-    return [(name, data.get(names[name])) for name in sorted(names)]
-
-
-def _describe_leaf(name: str, leaf: torch.Tensor, length: int) -> bytes:
-    return f"{name}|{leaf.dtype}|{[length, *leaf.shape[1:]]}|".encode()
 
 
 def _sum_episodes(values: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -98,16 +97,13 @@ def write_tensordict(data: TensorDictBase, folder: str | Path) -> None:
             write_rows(file_of(folder, key), start, value[start : start + _WRITTEN_AT_ONCE])
 
 
-def write_rows(path: Path, row: int, value: torch.Tensor, *, flush: bool = False) -> None:
+def write_rows(path: Path, row: int, value: torch.Tensor) -> None:
     """Writes rows into a tensor's file, from some row on.
 
     Args:
         path (Path): the file (see :func:`file_of`), which has room for them.
         row (int): first row that is written.
         value (torch.Tensor): ``[rows, ...]``.
-
-    Keyword Args:
-        flush (bool): whether to wait until they are on the disk. Defaults to ``False``.
     """
     content = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
     if not content.size:
@@ -115,8 +111,6 @@ def write_rows(path: Path, row: int, value: torch.Tensor, *, flush: bool = False
     with path.open("rb+", buffering=0) as file:
         file.seek(row * (content.nbytes // len(value)))
         write_all(file.fileno(), content.data)
-        if flush:
-            os.fsync(file.fileno())
 
 
 def file_of(folder: Path, key: NestedKey) -> Path:

@@ -50,7 +50,7 @@ class DatasetMetadata(Mapping[str, Any]):
             ``median``, ``q75``, ``q95``) of the episodes' undiscounted returns.
         length_statistics: the same of the episodes' lengths, in steps.
         reference_returns: the random and the expert policy's returns, where known.
-        hash: sha256 of the transitions (see :func:`torchrl_logo.data.dataset.hash_content`).
+        hash: sha256 of the transitions (see :func:`torchrl_logo.data.content_hash.hash_content`).
         provenance: where the data come from: versions, seed, policies and their shares, recipe.
 
     Examples:

@@ -6,6 +6,7 @@ import lzma
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,11 +15,12 @@ import torch
 
 from torchrl_logo.data.formats.arrays import (
     LAYOUT_KEYS,
+    MASKS,
     cast_to_layout,
     check_array_keys,
     find_spec,
 )
-from torchrl_logo.data.formats.npy_files import open_array, open_npy
+from torchrl_logo.data.formats.npy_files import StoredArray, open_array, open_npy
 from torchrl_logo.data.formats.reader import EpisodeReader
 from torchrl_logo.data.memory_limit import require_memory
 from torchrl_logo.data.task_spec import TaskSpec
@@ -51,6 +53,7 @@ class ArrayFilesReader(EpisodeReader):
     """
 
     format = "arrays"
+    reads_columns = True
 
     def __init__(
         self,
@@ -62,6 +65,7 @@ class ArrayFilesReader(EpisodeReader):
     ) -> None:
         super().__init__(path)
         self.cast = cast
+        self._verified: set[str] = set()
         self.arrays = _open_npz(path) if path.is_file() else _open_folder(path)
         check_array_keys(self.arrays)
         rows = len(self.arrays["agents/observation"])
@@ -71,7 +75,7 @@ class ArrayFilesReader(EpisodeReader):
                     key, f"{rows} rows, as 'agents/observation' has", f"{len(array)}"
                 )
         self.n_actions = None if "agents/action_mask" in self.arrays else n_actions
-        first = self._read_rows(0, min(rows, 1))
+        first = {k: torch.from_numpy(v) for k, v in self._read_rows(0, min(rows, 1)).items()}
         self.spec: TaskSpec = find_spec(None, first, action_bounds)
         self.lengths = self._find_lengths()
         self.starts = np.concatenate([[0], self.lengths.cumsum()])
@@ -86,22 +90,45 @@ class ArrayFilesReader(EpisodeReader):
 
     def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
         """Reads the rows of these episodes."""
-        tensors = self._read_rows(int(self.starts[start]), int(self.starts[stop]))
-        return {k: v.numpy() for k, v in tensors.items() if k not in ("episode", "step")}
+        found = self._read_rows(int(self.starts[start]), int(self.starts[stop]))
+        return {k: v for k, v in found.items() if k not in ("episode", "step")}
 
-    def _read_rows(self, start: int, stop: int) -> dict[str, torch.Tensor]:
-        found = {}
+    def read_column(self, key: str) -> Iterator[np.ndarray | memoryview]:
+        """Reads one key of all episodes."""
+        array = self.arrays.get(key)
+        if isinstance(array, StoredArray) and not self.cast:
+            yield from array.read_bytes(key)
+            self._verified.add(key)
+            return
+        rows = int(self.starts[-1])
+        at_once = max(1, _READ // len(self._read_rows_of(key, 0, 1).tobytes()))
+        for start in range(0, rows, at_once):
+            yield self._read_rows_of(key, start, min(start + at_once, rows))
+
+    def verify(self) -> Iterator[None]:
+        """Compares the checksums of what an ``.npz`` file stores without compression.
+
+        What is compressed, or was read by :meth:`read_column`, was compared then.
+        """
         for key, array in self.arrays.items():
-            try:
-                found[key] = torch.from_numpy(array.read(start, stop))
-            except TypeError as error:
-                raise DatasetError(key, "numbers that PyTorch knows", str(array.dtype)) from error
-        if self.cast:
-            found = {key: cast_to_layout(key, value) for key, value in found.items()}
-        if self.n_actions is not None:
-            mask = torch.ones(*found["agents/action"].shape, self.n_actions, dtype=torch.bool)
-            found |= {"agents/action_mask": mask, "next/agents/action_mask": mask}
-        return found
+            if isinstance(array, StoredArray) and array.checksums and key not in self._verified:
+                for _ in array.read_bytes(key):
+                    yield
+
+    def _read_rows(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        keys = [*self.arrays, *(MASKS if self.n_actions is not None else ())]
+        return {key: self._read_rows_of(key, start, stop) for key in keys}
+
+    def _read_rows_of(self, key: str, start: int, stop: int) -> np.ndarray:
+        if key in MASKS and self.n_actions is not None:
+            agents = self.arrays["agents/action"].shape[1:]
+            return np.ones((stop - start, *agents, self.n_actions), bool)
+        value = self.arrays[key].read(start, stop)
+        try:
+            tensor = torch.from_numpy(value)
+        except TypeError as error:
+            raise DatasetError(key, "numbers that PyTorch knows", str(value.dtype)) from error
+        return cast_to_layout(key, tensor).numpy() if self.cast else value
 
     def _find_lengths(self) -> np.ndarray:
         if "episode" in self.arrays:
@@ -144,10 +171,10 @@ def _open_npz(path: Path) -> dict[str, Any]:
                     check_array_keys([key])
                 where = path / member.filename
                 if member.compress_type == zipfile.ZIP_STORED:
-                    start = _find_content(file, member, where)
-                    _check_content(archive, member)
-                    file.seek(start)
-                    opened = open_array(file, path, member.file_size, in_file=True)
+                    file.seek(_find_content(file, member, where))
+                    opened = open_array(
+                        file, path, member.file_size, in_file=True, checksum=member.CRC
+                    )
                 else:
                     require_memory(str(where), member.file_size)
                     with archive.open(member) as content:
@@ -177,10 +204,3 @@ def _find_content(file: IO[bytes], member: zipfile.ZipInfo, where: Path) -> int:
     if member.compress_size != member.file_size or member.flag_bits & 0x1:
         raise DatasetError(str(where), "stored content", "content of another size, or a password")
     return member.header_offset + _LOCAL_HEADER + name + extra
-
-
-def _check_content(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Reads a member once: what is damaged has another checksum."""
-    with archive.open(member) as content:
-        while content.read(_READ):
-            pass

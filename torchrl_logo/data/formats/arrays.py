@@ -16,7 +16,7 @@ from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import DatasetError, find_episode_starts, require_size
 
-__all__ = ["LAYOUT_KEYS", "cast_to_layout", "check_array_keys", "find_spec", "from_arrays"]
+__all__ = ["LAYOUT_KEYS", "MASKS", "cast_to_layout", "check_array_keys", "find_spec", "from_arrays"]
 
 #: The layout's keys by the names that arrays have.
 LAYOUT_KEYS: dict[str, NestedKey] = {
@@ -34,7 +34,8 @@ LAYOUT_KEYS: dict[str, NestedKey] = {
     "episode": "episode",
     "step": "step",
 }
-_MASKS = ("agents/action_mask", "next/agents/action_mask")
+#: Those of them that only discrete actions have.
+MASKS = ("agents/action_mask", "next/agents/action_mask")
 _CASTS = {
     (torch.float64, torch.float32),
     (torch.int32, torch.int64),
@@ -128,9 +129,9 @@ def from_arrays(
         tensors = {k: cast_to_layout(k, v) for k, v in tensors.items()}
 
     discrete = not tensors["agents/action"].is_floating_point()
-    if discrete and n_actions is not None and not set(_MASKS) & set(tensors):
+    if discrete and n_actions is not None and not set(MASKS) & set(tensors):
         shape = (*tensors["agents/action"].shape, n_actions)
-        tensors |= {key: torch.ones(shape, dtype=torch.bool) for key in _MASKS}
+        tensors |= {key: torch.ones(shape, dtype=torch.bool) for key in MASKS}
     spec = find_spec(task, tensors, action_bounds)
     derived = _derive_episodes(tensors)
     data = TensorDict({LAYOUT_KEYS[k]: v.cpu() for k, v in tensors.items()}, batch_size=[rows])
@@ -158,7 +159,7 @@ def check_array_keys(names: Collection[str]) -> None:
         hint = f"{near[0]!r}" if near else f"one of {list(LAYOUT_KEYS)}"
         raise DatasetError(unknown[0], f"a key of the layout, such as {hint}", "an unknown key")
     for key in LAYOUT_KEYS:
-        if key not in names and key not in ("episode", "step", *_MASKS):
+        if key not in names and key not in ("episode", "step", *MASKS):
             listed = ", ".join(sorted(names)) or "none"
             raise DatasetError(key, "an array", f"no such key (keys: {listed})")
 
@@ -176,7 +177,7 @@ def _to_tensor(key: str, value: np.ndarray | torch.Tensor) -> torch.Tensor:
 
 def cast_to_layout(key: str, value: torch.Tensor) -> torch.Tensor:
     """Converts to the layout's dtype where no meaning is lost; leaves the rest to be refused."""
-    if key in _MASKS or key in ("next/done", "next/terminated", "next/truncated"):
+    if key in MASKS or key in ("next/done", "next/terminated", "next/truncated"):
         wanted = torch.bool
     elif key in ("episode", "step") or (key == "agents/action" and not value.is_floating_point()):
         wanted = torch.int64

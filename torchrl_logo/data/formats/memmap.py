@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from tensordict import NestedKey, TensorDictBase
 
-from torchrl_logo.data.formats.arrays import LAYOUT_KEYS, check_array_keys, find_spec
+from torchrl_logo.data.formats.arrays import LAYOUT_KEYS, MASKS, check_array_keys, find_spec
 from torchrl_logo.data.formats.reader import EpisodeReader
 from torchrl_logo.data.mapped_files import map_tensordict
 from torchrl_logo.data.memory_limit import require_memory
 from torchrl_logo.data.validation import DatasetError, find_episode_starts
 
 __all__ = ["MemmapReader"]
+
+_HASHED = 4096  # rows
 
 _EPISODES: tuple[NestedKey, ...] = ("episode", ("collector", "traj_ids"))
 
@@ -39,6 +42,7 @@ class MemmapReader(EpisodeReader):
     """
 
     format = "memmap"
+    reads_columns = True
 
     def __init__(
         self,
@@ -95,9 +99,22 @@ class MemmapReader(EpisodeReader):
         rows = self._read_rows(int(self.starts[start]), int(self.starts[stop]))
         return {k: v.numpy() for k, v in rows.items() if k not in ("episode", "step")}
 
+    def read_column(self, key: str) -> Iterator[np.ndarray]:
+        """Reads one key of all episodes."""
+        rows = int(self.starts[-1])
+        for start in range(0, rows, _HASHED):
+            stop = min(start + _HASHED, rows)
+            if key in MASKS and self.n_actions is not None:
+                yield self._read_mask(start, stop).numpy()
+            else:
+                yield self.data.get(LAYOUT_KEYS[key])[start:stop].numpy()
+
     def _read_rows(self, start: int, stop: int) -> dict[str, torch.Tensor]:
         found = {name: self.data.get(LAYOUT_KEYS[name])[start:stop].clone() for name in self.names}
         if self.n_actions is not None:
-            mask = torch.ones(*found["agents/action"].shape, self.n_actions, dtype=torch.bool)
-            found |= {"agents/action_mask": mask, "next/agents/action_mask": mask}
+            found |= dict.fromkeys(MASKS, self._read_mask(start, stop))
         return found
+
+    def _read_mask(self, start: int, stop: int) -> torch.Tensor:
+        agents = self.data.get(LAYOUT_KEYS["agents/action"]).shape[1:]
+        return torch.ones((stop - start, *agents, self.n_actions or 1), dtype=torch.bool)

@@ -6,6 +6,7 @@ import abc
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,6 +34,7 @@ class EpisodeReader(abc.ABC):
 
     Attributes:
         format: name of the format.
+        reads_columns: whether :meth:`read_column` reads one key alone.
         path: file or folder that is read.
         spec: sizes of the task, as the files tell them.
         lengths: transitions of each episode, ``[E]`` int64.
@@ -40,6 +42,7 @@ class EpisodeReader(abc.ABC):
     """
 
     format: ClassVar[str]
+    reads_columns: ClassVar[bool] = False
     spec: TaskSpec
     lengths: np.ndarray
 
@@ -66,6 +69,31 @@ class EpisodeReader(abc.ABC):
         Raises:
             DatasetError: names the key, what was expected and what was found.
         """
+
+    def read_column(self, key: str) -> Iterator[np.ndarray | memoryview]:
+        """Reads one key of all episodes, as :meth:`read` gives it, in blocks.
+
+        A format that can do so has its content hashed, key by key, beside the conversion. Another
+        thread may be in :meth:`read` meanwhile.
+
+        Yields:
+            Blocks of any size; each holds until the next one is asked for.
+
+        Raises:
+            DatasetError: as :meth:`read` does.
+        """
+        raise NotImplementedError(f"Files of the format {self.format} are read by episodes alone.")
+
+    def verify(self) -> Iterator[None]:
+        """Compares the files with checksums that are in them, a block at a time.
+
+        Does nothing by default. What :meth:`read_column` compared may be left out. Another thread
+        may be in :meth:`read` meanwhile.
+
+        Raises:
+            DatasetError: if they are damaged.
+        """
+        return iter(())
 
     def close(self) -> None:  # noqa: B027 (most readers keep nothing open)
         """Closes what is open. Does nothing by default."""
