@@ -114,3 +114,11 @@ def test_this_project_s_version_is_cited() -> None:
         sys.path.remove(str(RELEASE))
     versions = check_versions.read_versions(RELEASE.parent)
     assert versions["CITATION.cff"] == versions["pyproject.toml"]
+
+
+def test_an_environment_for_development_can_build_without_a_network() -> None:
+    import tomllib
+
+    project = tomllib.loads((RELEASE.parent / "pyproject.toml").read_text())
+    needed = set(project["build-system"]["requires"])
+    assert needed <= set(project["project"]["optional-dependencies"]["dev"])
