@@ -27,7 +27,8 @@ def observe(wounds: torch.Tensor) -> dict[str, TensorDict | torch.Tensor]:
 
 def fight_at_random(episodes: int) -> OfflineDataset:
     generator = torch.Generator().manual_seed(0)
-    wounds, ended = torch.zeros(episodes, 2), torch.zeros(episodes, dtype=torch.bool)
+    wounds = torch.randint(3, (episodes, 2), generator=generator).float()
+    ended = torch.zeros(episodes, dtype=torch.bool)
     rows = []
     for t in range(12):
         drawn = torch.where(torch.rand(episodes, 2, generator=generator) < 0.5, FIGHT, REST)
@@ -55,7 +56,7 @@ def test_the_dead_stay_dead_and_are_given_nothing_to_do() -> None:
     dataset = fight_at_random(300)
     torch.manual_seed(0)
     model = LOGOWorldModel(SPEC, hidden_size=32)
-    WorldModelTrainer(model, dataset, steps=300, horizon=3, progress_bar=False).train()
+    WorldModelTrainer(model, dataset, steps=400, horizon=3, progress_bar=False).train()
 
     # One step, from all pairs of wounds of whom one at least is alive.
     wounds = torch.cartesian_prod(torch.arange(4.0), torch.arange(4.0))[:-1]
@@ -66,7 +67,7 @@ def test_the_dead_stay_dead_and_are_given_nothing_to_do() -> None:
         found = model(step)["next"]
         expected = TensorDict(observe(wounds + (action == FIGHT)), [15])
         assert torch.equal(found["agents", "action_mask"], expected["agents", "action_mask"])
-        assert (found["state"] - expected["state"]).abs().max() < 0.15
+        assert (found["state"] - expected["state"]).abs().max() < 0.05
         last = expected["agents", "action_mask"][..., NOTHING].all(-1, keepdim=True)
         assert torch.equal(found["terminated"], last)
 
