@@ -201,6 +201,39 @@ def test_a_partial_reset_leaves_the_others_alone(env: SMAXTeamEnv) -> None:
         untouched = other.step(untouched)["next"].exclude("reward")
 
 
+def test_restarts_ahead_are_those_that_are_asked_for(env: SMAXTeamEnv) -> None:
+    """Battles that ended are restarted as TorchRL still handles the step, or when it asks."""
+
+    def play(ahead: bool) -> tuple[torch.Tensor, list[int]]:
+        env.set_seed(3)
+        torch.manual_seed(0)
+        step, seen, found = env.reset(), [], []
+        for _ in range(90):
+            env._restarts_ahead = ahead
+            following, step = env.step_and_maybe_reset(env.rand_action(step))
+            seen.append(torch.cat([following["next", "state"], step["state"]], -1))
+            found.append(int(following["next", "done"].sum()))
+        return torch.stack(seen), found
+
+    ahead, ends = play(True)
+    asked, _ = play(False)
+    assert sum(ends) > NUM_ENVS
+    torch.testing.assert_close(ahead, asked, rtol=0, atol=0)
+
+
+def test_a_restart_ahead_is_dropped_where_another_is_asked_for(env: SMAXTeamEnv) -> None:
+    env.set_seed(3)
+    torch.manual_seed(0)
+    step = env.reset()
+    env._restarts_ahead = True  # as after a reset of the battles that ended
+    while not step["done"].any():
+        step = env.step(env.rand_action(step))["next"]
+    assert env._restarted is not None and not step["done"].all()
+    again = env.reset(step.set("_reset", torch.ones_like(step["done"])))
+    assert env._restarted is None
+    assert not again["done"].any() and (again["step"] == 0).all()
+
+
 def test_seeds_reproduce(env: SMAXTeamEnv) -> None:
     def start(seed: int) -> torch.Tensor:
         env.set_seed(seed)

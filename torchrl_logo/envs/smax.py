@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torchrl.data import Categorical, Composite, Unbounded
@@ -165,6 +166,9 @@ class SMAXTeamEnv(EnvBase):
             keys = jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
             self._current = self._battle.empty(keys)
         self._mask = _copy(self._current["action_mask"])
+        # What the simulations that ended in the last step are after their reset, if begun already.
+        self._restarted: tuple[np.ndarray, dict[str, Any]] | None = None
+        self._restarts_ahead = True
 
     def _write(self) -> TensorDict:
         """The current step, in tensors of their own."""
@@ -195,15 +199,27 @@ class SMAXTeamEnv(EnvBase):
         reset = None if tensordict is None else tensordict.get("_reset", None)
         if reset is None:
             reset = torch.ones(self.batch_size, dtype=torch.bool)
-        reset = reset.reshape(-1).cpu()
-        self._current = self._battle.restart(_to_jax(reset), self._current)
+        mask = reset.reshape(-1).cpu().numpy().copy()
+        ahead, self._restarted = self._restarted, None
+        if ahead is not None and np.array_equal(mask, ahead[0]):
+            self._current = ahead[1]
+        else:
+            self._restarts_ahead = np.array_equal(mask, np.asarray(self._current["done"]))
+            self._current = self._battle.restart(mask, self._current)
         return self._write()
 
     def _step(self, tensordict: TensorDictBase) -> TensorDict:
         action = tensordict.get(("agents", "action")).cpu()  # [E, N]
         self._require_available(action)
-        actions = _to_jax(action.to(torch.int32))
+        # Nobody reset what was restarted ahead.
+        if self._restarted is not None:
+            self._restarts_ahead, self._restarted = False, None
+        actions = action.to(torch.int32, copy=True).numpy()
         self._current, reward = self._battle.step(self._current, actions)
+        done = np.array(self._current["done"])
+        if self._restarts_ahead and done.any():
+            # JAX computes it while TorchRL handles the step, and mostly it is what is asked next.
+            self._restarted = (done, self._battle.restart(done, self._current))
         out = self._write()
         return out.set("reward", _copy(reward).unsqueeze(-1).to(out.device or "cpu"))
 
@@ -220,14 +236,8 @@ class SMAXTeamEnv(EnvBase):
 
 
 def _copy(array: Any) -> torch.Tensor:
-    """A tensor of its own: DLPack shares memory, and JAX takes its arrays to be constant."""
-    return torch.from_dlpack(array).clone()
-
-
-def _to_jax(tensor: torch.Tensor) -> Any:
-    import jax
-
-    return jax.device_put(tensor.numpy().copy(), jax.devices("cpu")[0])
+    """A tensor of its own: JAX takes its arrays to be constant."""
+    return torch.from_numpy(np.array(array))
 
 
 @functools.cache
