@@ -27,10 +27,14 @@ from torchrl_logo.envs import make_env
 from torchrl_logo.envs.registry import _simulators
 
 RESULTS = Path(__file__).resolve().parent / "results" / "envs.json"
-TASKS = ["vmas/balance", "vmas/transport", "vmas/navigation", "mpe/simple_spread"]
-TASKS += ["mpe/simple_spread_discrete", "mpe/simple_reference", "mpe/simple_speaker_listener"]
-TASKS += ["mamujoco/halfcheetah_2x3", "mamujoco/halfcheetah_6x1", "mamujoco/hopper_3x1"]
-TASKS += ["mamujoco/ant_2x4", "mamujoco/walker2d_2x3", "mamujoco/swimmer_10x2", "smax/2s3z"]
+_NAMES = {
+    "vmas": "balance transport navigation wheel discovery sampling reverse_transport give_way "
+    "ball_passage",
+    "mpe": "simple_spread simple_spread_discrete simple_reference simple_speaker_listener",
+    "mamujoco": "halfcheetah_2x3 halfcheetah_6x1 hopper_3x1 ant_2x4 walker2d_2x3 swimmer_10x2",
+    "smax": "2s3z 3s_vs_5z 5m_vs_6m 6h_vs_8z",
+}
+TASKS = [f"{family}/{name}" for family, names in _NAMES.items() for name in names.split()]
 NUM_ENVS = {"vmas": (1, 8, 64, 1024), "mamujoco": (64,), "smax": (1, 64)}
 
 

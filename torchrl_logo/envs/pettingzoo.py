@@ -7,6 +7,7 @@ import importlib
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -404,13 +405,30 @@ def available_tasks() -> list[str]:
     return []
 
 
+def _import_module(name: str) -> ModuleType:
+    """Imports a simulator's module, which can be of any package."""
+    if name.partition(".")[0] == "mpe2":
+        return require(name, extra="mpe")
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        missing = error.name or name
+        if missing == name or name.startswith(f"{missing}."):
+            hint = "Is the name right, and the package that has it installed?"
+            raise ImportError(f"There is no module {name!r}. {hint}", name=missing) from error
+        hint = "Install what the simulator's documentation says it needs"
+        if name.startswith("pettingzoo."):
+            hint += f", for instance: pip install 'pettingzoo[{name.split('.')[1]}]'"
+        raise ImportError(f"{name} needs {missing}, which is not installed. {hint}") from error
+
+
 def _find_factory(module_name: str, env_name: str) -> Callable[..., Any]:
     """What makes the simulator: a module's ``parallel_env``, or a class of parallel environments.
 
     Nothing else is ever called, since names of tasks come with datasets from elsewhere.
     """
     pettingzoo = require("pettingzoo", extra="mpe")
-    module = require(module_name, extra="mpe")
+    module = _import_module(module_name)
     found = getattr(module, env_name, None)
     if found is None:
         path = f"{module_name}.{env_name}"
