@@ -13,6 +13,7 @@ import argparse
 import contextlib
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -94,8 +95,8 @@ class MLflowPages:
         """What each chart in sight draws.
 
         Returns:
-            By metric: ``"x"``, the title of its axis, and ``"points"``, the ``(step, value)`` of
-            each run by name.
+            By metric: ``"x"``, the title of its axis, and by the runs' names their ``"points"``,
+            each ``(step, value)``, and their ``"colors"``.
         """
         charts: list[dict[str, Any]] = self.page.evaluate(_READ_CHARTS)
         return {chart["metric"]: chart for chart in charts if chart["metric"]}
@@ -107,6 +108,14 @@ class MLflowPages:
         for folder in folders:
             self.page.get_by_text(folder, exact=True).first.click()
         self.page.get_by_text(name, exact=True).first.click()
+
+    def hide_path(self) -> None:
+        """Hides where on this machine the file that is shown lies."""
+        self.page.evaluate(
+            """() => [...document.querySelectorAll("div, span")]
+                .filter((element) => element.innerText?.startsWith("Path:"))
+                .forEach((element) => { element.style.visibility = "hidden" })"""
+        )
 
     def measure_picture(self) -> tuple[int, int]:
         """Width and height of the picture that is shown, once it is loaded."""
@@ -142,6 +151,7 @@ _READ_CHARTS = """() => [...document.querySelectorAll(".js-plotly-plot")].map((p
     x: plot.layout.xaxis?.title?.text ?? "",
     points: Object.fromEntries(plot.data.map((line) =>
         [line.name, Array.from(line.x ?? []).map((x, i) => [x, line.y[i]])])),
+    colors: Object.fromEntries(plot.data.map((line) => [line.name, line.marker?.color])),
 }))"""
 
 
@@ -156,7 +166,7 @@ def open_pages(store: str, experiment: str) -> Iterator[MLflowPages]:
     Raises:
         FileNotFoundError: if there is no Chromium.
         ValueError: if the store has no such experiment.
-        TimeoutError: if the server does not answer within two minutes.
+        TimeoutError: if the server does not answer within five minutes.
     """
     from mlflow import MlflowClient
     from playwright.sync_api import sync_playwright
@@ -189,7 +199,8 @@ def _serve(store: str) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", store]
+    # One user, one worker: each of the usual four imports all of MLflow.
+    command = [sys.executable, "-m", "mlflow", "ui", "--workers", "1", "--backend-store-uri", store]
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1", "--port", str(port)],
         stdout=subprocess.DEVNULL,
@@ -202,11 +213,14 @@ def _serve(store: str) -> Iterator[str]:
         yield url
     finally:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.pid, 15)
+            os.killpg(server.pid, signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                server.wait(30)
+            os.killpg(server.pid, signal.SIGKILL)  # of what has not ended
         server.wait(30)
 
 
-def _wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 120.0) -> None:
+def _wait_for(url: str, server: subprocess.Popen[bytes], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while time.monotonic() < end and server.poll() is None:
         with contextlib.suppress(urllib.error.URLError, ConnectionError):
@@ -241,9 +255,11 @@ def main() -> None:
         (run, *_) = MlflowClient(store).search_runs([pages.experiment_id], f"run_name = '{best}'")
         pages.open_artifact(run.info.run_id, "figures/open_loop_state.png")
         pages.measure_picture()
+        pages.hide_path()
         take("figure")
         pages.open_artifact(run.info.run_id, "videos/final_policy.mp4")
         pages.play_video(1.0)
+        pages.hide_path()
         take("video")
 
 

@@ -63,6 +63,7 @@ def test_charts_draw_what_was_logged_over_updates(pages, trained) -> None:
     chart = pages.read_charts()["eval/return"]
     assert chart["x"] == "Step"
     assert set(chart["points"]) == set(trained.runs)
+    assert len(set(chart["colors"].values())) == len(trained.runs)
     for name, run in trained.runs.items():
         logged = client.get_metric_history(run.run_id, "eval/return")
         assert [[m.step, m.value] for m in logged] == chart["points"][name]
@@ -74,6 +75,10 @@ def test_a_figure_is_shown(pages, trained) -> None:
     pages.open_artifact(run.run_id, "figures/open_loop_state.png")
     width, height = pages.measure_picture()
     assert width > 600 and height > 300
+    path = pages.page.get_by_text("Path:").first
+    assert path.is_visible()
+    pages.hide_path()
+    assert not path.is_visible(), "the docs' pictures show no folder of this machine"
 
 
 def test_the_video_of_the_final_policy_plays(pages, trained) -> None:

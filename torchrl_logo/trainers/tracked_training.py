@@ -23,7 +23,9 @@ from torchrl_logo.record import (
     plot_learning_curves,
     render_episode,
 )
+from torchrl_logo.record.run_color import RUN_COLOR_TAG, pick_run_color
 from torchrl_logo.trainers.held_out import find_held_out
+from torchrl_logo.trainers.methods import METHODS
 from torchrl_logo.trainers.offline import OfflineResult, OfflineTrainer
 from torchrl_logo.trainers.stop_signals import StopSignals
 from torchrl_logo.whole_files import write_file
@@ -72,10 +74,11 @@ def train_tracked(
     final returns (``final/return``, ``final/normalized``), learning curves, for model-based
     methods the model's open-loop trajectories and its uncertainty against its error, a video of
     the team (VMAS), the policy with its card (see
-    :class:`~torchrl_logo.trainers.TrainedPolicy`) and the world model. It ends as
-    ``FINISHED``, as ``FAILED`` with the error if the training raises, or as ``KILLED`` after a
-    SIGINT or SIGTERM. With ``checkpoint_dir``, a training that was cut off, at whatever moment,
-    goes on from its last checkpoint *and in the same run*, which has each metric once a step.
+    :class:`~torchrl_logo.trainers.TrainedPolicy`) and the world model. In MLflow's charts its line
+    has the method's colour, in a shade of the seed's. It ends as ``FINISHED``, as ``FAILED`` with
+    the error if the training raises, or as ``KILLED`` after a SIGINT or SIGTERM. With
+    ``checkpoint_dir``, a training that was cut off, at whatever moment, goes on from its last
+    checkpoint *and in the same run*, which has each metric once a step.
 
     Args:
         method (str or LossModule): as :class:`~torchrl_logo.trainers.OfflineTrainer` takes it.
@@ -114,6 +117,8 @@ def train_tracked(
     require_arguments(trainer_kwargs, OfflineTrainer, "OfflineTrainer")
     data_name = f"{task}-{dataset.metadata.quality}"
     method_name = method if isinstance(method, str) else type(method).__name__
+    family = [*METHODS].index(method_name) if method_name in METHODS else len(METHODS)
+    color = pick_run_color(family, seed)
     with (
         StopSignals.installed(),
         MLflowRun(
@@ -122,7 +127,7 @@ def train_tracked(
             run_key=None if checkpoint_dir is None else _find_run_key(Path(checkpoint_dir)),
             runs_dir=runs_dir,
             when_unreachable=when_unreachable,
-            tags={"method": method_name, **(tags or {})},
+            tags={"method": method_name, RUN_COLOR_TAG: color, **(tags or {})},
         ) as run,
     ):
         run.log_dataset(data_name, dataset.metadata.hash, source=str(dataset.metadata.task))
