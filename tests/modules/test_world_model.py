@@ -216,6 +216,30 @@ def test_carried_observations() -> None:
         LOGOWorldModel(CONTINUOUS, carry="state")  # type: ignore[arg-type]
 
 
+def test_observations_that_are_linear_in_the_state_are_decoded_exactly() -> None:
+    spec = TaskSpec(2, 3, 4, 1, action_low=(-1.0,), action_high=(1.0,))
+    data = make_data(spec, 300)
+    state = data["state"]
+    # A part of the state, a relative place, and a product that no line goes through.
+    observation = data["agents", "observation"]
+    observation[:, 0] = torch.stack([state[:, 0], state[:, 1] - state[:, 3] + 5, state[:, 0]], -1)
+    observation[:, 1] = torch.stack([state[:, 3], 2 * state[:, 0], state[:, 0] * state[:, 1]], -1)
+    torch.manual_seed(0)
+    model = LOGOWorldModel(spec, hidden_size=16)
+    model.fit_normalizers(data)
+    normal = model.state_normalizer.normalize(data["state"])
+    decoded = model.observation_normalizer.denormalize(model.decode(normal))
+    error = (decoded - observation).abs().amax(0)
+    assert error.flatten()[:5].max() < 1e-4 and error[1, 2] > 0.1
+    # What is left to the network is the spread of the rest, of the least-squares fit in float64.
+    columns = torch.cat([state[:, [0, 1, 3]], torch.ones(300, 1)], -1).double()
+    target = model.observation_normalizer.normalize(observation)[:, 1, 2].double()
+    fit = columns @ torch.linalg.lstsq(columns, target.unsqueeze(-1)).solution
+    rest = (target - fit.squeeze(-1)).std(correction=0)
+    torch.testing.assert_close(model.decoder_rest[-1].double(), rest, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.decoder_rest[:-1], torch.zeros(5), atol=1e-5, rtol=0.0)
+
+
 def test_local_model_does_not_grow_with_the_team() -> None:
     def count(n_agents: int) -> int:
         spec = TaskSpec(n_agents, 4, 5, 2, action_low=(-1.0,) * 2, action_high=(1.0,) * 2)

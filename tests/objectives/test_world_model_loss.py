@@ -153,7 +153,7 @@ OUTCOME = {"outcome_network", "outcome_agent_encoder", "outcome_pair_encoder"}
         ),
         ("reward", OUTCOME),
         ("termination", {"termination_network"}),
-        ("reconstruction", {"decoder", "decoder_skip"}),
+        ("reconstruction", {"decoder"}),
         ("persistence", {"persistence_logit"}),
         ("direct", {"direct_encoder", "direct_head"}),
         ("error", {"error_head"}),

@@ -30,6 +30,9 @@ _GAP_SCALE = 10.0
 #: Of mean squares, in variances of the state: what float32 numbers round away.
 SMALLEST_ERROR = 1e-8
 
+# Of the largest variance of a direction in the space of states.
+_LINEAR_TOLERANCE = 1e-7
+
 # Outcomes are judged on fewer scales than contacts need: on these alone, rewards are as accurate.
 _OUTCOME_FREQUENCIES = (2.0, 4.0, 8.0, 16.0)
 
@@ -125,6 +128,9 @@ class LOGOWorldModel(WorldModel):
 
     has_uncertainty: ClassVar[bool] = True
     identity: torch.Tensor
+    decoder_matrix: torch.Tensor
+    decoder_offset: torch.Tensor
+    decoder_rest: torch.Tensor
     _first: torch.Tensor
     _second: torch.Tensor
 
@@ -185,8 +191,11 @@ class LOGOWorldModel(WorldModel):
         self.deductive_encoder = _mlp(
             half + n * (d_o + d_a) + d_s, hidden_size, d_s, depth=2, device=device
         )
-        # Observations are mostly linear in the state (relative positions), hence the skip.
-        self.decoder_skip = nn.Linear(d_s, n * d_o, device=device)
+        # Observations are mostly linear in the state (parts of it, relative positions): that share
+        # is a least-squares fit, exact where it can be, and a network decodes what it leaves.
+        self.register_buffer("decoder_matrix", torch.zeros(n * d_o, d_s, device=device))
+        self.register_buffer("decoder_offset", torch.zeros(n * d_o, device=device))
+        self.register_buffer("decoder_rest", torch.ones(n * d_o, device=device))
         self.decoder = _mlp(d_s, quarter, n * d_o, depth=1, device=device)
 
         # How much of what the decoder misses is still missed a step later, by feature.
@@ -211,6 +220,28 @@ class LOGOWorldModel(WorldModel):
         self.direct_encoder = _mlp(d_s + n * d_a, half, half, depth=1, device=device)
         self.direct_head = nn.Linear(half, d_s, device=device)
         self.error_head = _mlp(half + d_s, quarter, 1, depth=1, device=device)
+
+    @torch.no_grad()
+    def fit_normalizers(self, data: TensorDictBase) -> None:
+        """As every world model's; also fits the decoder's linear share.
+
+        Args:
+            data (TensorDictBase): see :meth:`WorldModel.fit_normalizers`.
+        """
+        super().fit_normalizers(data)
+        keys = self.tensor_keys
+        state, observation = self._standardise(data.get(keys.state), data.get(keys.observation))
+        rows = state.reshape(-1, state.shape[-1]).double()
+        targets = observation.reshape(rows.shape[0], -1).double()
+        # Standardised states have no mean; agents have each their own. Directions in which states
+        # hardly vary are left out: their weights would be large, and noise off the data.
+        offset = targets.mean(0)
+        inverse = torch.linalg.pinv(rows.T @ rows, rtol=_LINEAR_TOLERANCE, hermitian=True)
+        solution = inverse @ (rows.T @ (targets - offset))
+        rest = targets - offset - rows @ solution
+        self.decoder_matrix.copy_(solution.T)
+        self.decoder_offset.copy_(offset)
+        self.decoder_rest.copy_(rest.square().mean(0).sqrt())
 
     @property
     def termination_bias(self) -> torch.Tensor:
@@ -317,7 +348,8 @@ class LOGOWorldModel(WorldModel):
         Args:
             state (torch.Tensor): standardised, ``[*, d_s]``.
         """
-        flat = self.decoder_skip(state) + self.decoder(state)
+        linear = F.linear(state, self.decoder_matrix, self.decoder_offset)
+        flat = linear + self.decoder_rest * self.decoder(state)
         return flat.unflatten(-1, (self.spec.n_agents, -1)) * self.observation_mask
 
     def encode_directly(self, state: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
