@@ -164,8 +164,7 @@ class OfflineTrainer(BlockwiseTrainer):
             the first.
         progress_bar (bool): whether a progress bar with a time left is shown.
         device (torch.device or str): where networks, imagination and batches live.
-        compile (bool): whether the loss is compiled with ``torch.compile(fullgraph=True)``. On a
-            CPU ``"macql"`` and ``"logo"`` want ``loss_kwargs={"deactivate_vmap": True}`` with it.
+        compile (bool): whether the loss is compiled with ``torch.compile(fullgraph=True)``.
         data_parallel (bool): whether a batch is shared out among the processes of the default
             process group, which must all be given the same arguments. For methods without a world
             model, and without checkpoints. Defaults to ``False``.
