@@ -94,7 +94,7 @@ def test_next_observations_that_cross_episodes() -> None:
     assert "29 of 29 episodes" in found[0].found
 
 
-@pytest.mark.parametrize("form", ["constant", "to go"])
+@pytest.mark.parametrize("form", ["constant", "to go", "so far"])
 def test_rewards_that_are_returns(form: str) -> None:
     arrays = make_arrays()
     # many small rewards of one sign, as dense tasks have
@@ -103,8 +103,11 @@ def test_rewards_that_are_returns(form: str) -> None:
         rows = arrays["episode"] == episode
         if form == "constant":
             arrays["next/reward"][rows, 0] = reward[rows].sum()
-    if form == "to go":
+    if form != "constant":
         arrays = long_episodes_with_rewards_to_go()
+    if form == "so far":
+        reward = arrays["next/reward"].reshape(4, -1)  # sums of later rewards
+        arrays["next/reward"] = (reward[:, :1] - reward + 1).reshape(-1, 1)
     assert kinds(from_arrays(arrays)) == ["rewards are returns"]
 
 

@@ -59,6 +59,11 @@ CASES = [
         *("no.h5'", "no such file or folder", "available_datasets() lists all names"),
     ),
     WrongUse(
+        "missing file with an option",
+        lambda folder: load_dataset(folder / "no.h5", reward_rule="mean"),
+        *(ValueError, "no.h5'", "no such file or folder", "available_datasets() lists all names"),
+    ),
+    WrongUse(
         *("number for a dataset", lambda folder: load_dataset(3), TypeError),
         *("found 3 (int)", "str or Path", "available_datasets()"),
     ),

@@ -14,6 +14,7 @@ from torchrl_logo.data.task_spec import TaskSpec
 __all__ = ["Accident", "find_accidents"]
 
 _SHARE = 0.95
+_SMOOTH = 0.15  # change of a step, beside the spread of all
 _FEW = 20  # episodes below which a pattern may be chance
 
 
@@ -49,7 +50,7 @@ def find_accidents(
     - time-outs stored as terminations: every terminated episode has the same, longest length;
     - next observations that cross episodes: an episode ends in the first state of the next one;
     - rewards that are returns: each episode has one reward in all of its rows, or rewards are
-      the sums of later ones;
+      the sums of later or of earlier ones;
     - dimensions that do not fit the environment (with ``task``);
     - two qualities with the same content (with ``others``): episodes that both have.
 
@@ -164,22 +165,29 @@ def _rewards_as_returns(dataset: OfflineDataset) -> Iterator[Accident]:
             "They look like the episodes' returns: the rewards of steps are needed.",
         )
         return
-    # Rewards-to-go fall by the step's own reward: their last differences are small beside them.
+    # Sums of later rewards, or of earlier ones, change by the step's own reward, which is small
+    # beside them, and are small themselves at one end of the episode.
     inside = episode[1:] == episode[:-1]
     change = (reward[1:] - reward[:-1])[inside]
     if not len(change) or reward.std() == 0:
         return
     last = dataset.episode_starts + lengths - 1
-    smooth = change.abs().mean() < 0.05 * reward.std()
-    to_go = reward[last].abs().mean() < 0.1 * first.abs().mean()
-    one_way = bool(((change >= 0).double().mean() - 0.5).abs() > 0.45)
-    if bool(smooth & to_go) and one_way:
-        yield Accident(
-            "rewards are returns",
-            "next/reward",
-            "Rewards fall smoothly to zero along each episode.",
-            "They look like sums of later rewards: the rewards of steps are needed.",
-        )
+    begin, end = first.abs().mean(), reward[last].abs().mean()
+    smooth = change.abs().mean() < _SMOOTH * reward.std()
+    one_way = ((change >= 0).double().mean() - 0.5).abs() > 0.45
+    if not bool(smooth & one_way):
+        return
+    for sums, where, small in (
+        ("later", "fall smoothly to zero", end < 0.1 * begin),
+        ("earlier", "rise or fall smoothly from zero", begin < 0.1 * end),
+    ):
+        if bool(small):
+            yield Accident(
+                "rewards are returns",
+                "next/reward",
+                f"Rewards {where} along each episode.",
+                f"They look like sums of {sums} rewards: the rewards of steps are needed.",
+            )
 
 
 def _other_dimensions(dataset: OfflineDataset, task: TaskSpec) -> Iterator[Accident]:

@@ -122,6 +122,13 @@ def load_dataset(
     if not named and path.exists() and not OfflineDataset.is_saved(path):
         options = {**options, "lock_timeout": lock_timeout}
         return OfflineDataset.load(_convert_once(path, _find_root(root), options), **opening)
+    if not named and not path.exists():
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
+        raise ValueError(
+            f"No dataset {name!r}. Nearest: {', '.join(near) or 'none'}. "
+            "torchrl_logo.data.available_datasets() lists all names, and there is no such file or "
+            "folder."
+        )
     if options:
         raise TypeError(
             f"load_dataset({name!r}) takes no options {sorted(options)}: they are for files of "
@@ -130,14 +137,7 @@ def load_dataset(
     if named:
         made = _generate_once(name, _find_root(root), frames, seed, lock_timeout)
         return OfflineDataset.load(made, **opening)
-    if path.exists():
-        return OfflineDataset.load(path, **opening)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3)
-    raise ValueError(
-        f"No dataset {name!r}. Nearest: {', '.join(near) or 'none'}. "
-        "torchrl_logo.data.available_datasets() lists all names, and there is no such file or "
-        "folder."
-    )
+    return OfflineDataset.load(path, **opening)
 
 
 def _find_root(root: str | Path | None) -> Path:
