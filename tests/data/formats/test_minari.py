@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +114,20 @@ def test_minari_reads_what_is_written(kind: str, root: Path, tmp_path: Path, req
     assert again.metadata.hash == original.metadata.hash
     other = write_minari(original, "vmas/own-v0", root=tmp_path / "elsewhere")
     assert other.is_relative_to(tmp_path / "elsewhere")
+
+
+@pytest.mark.parametrize("bounds", [(1.0, -1.0), (float("nan"), 1.0)])
+def test_bounds_that_hold_no_action_are_named(
+    bounds: tuple[float, float], root: Path, tmp_path: Path
+) -> None:
+    path, _ = write_by_agent()
+    file = next(path.rglob("metadata.json"))
+    metadata = json.loads(file.read_text())
+    low, high = bounds
+    space = {"type": "Box", "low": [low], "high": [high], "shape": [1], "dtype": "float32"}
+    file.write_text(json.dumps({**metadata, "action_space": json.dumps(space)}))
+    with pytest.raises(DatasetError, match=r"metadata.json/action_space.*a lower bound of"):
+        convert_dataset(path, tmp_path / "own", progress_bar=False)
 
 
 def test_single_agent_data(root: Path, tmp_path: Path) -> None:

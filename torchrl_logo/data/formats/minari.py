@@ -342,6 +342,8 @@ def _find_action_space(metadata: dict[str, Any]) -> dict[str, Any]:
         if space.get("type") == "Box":
             low, high = (np.unique(np.asarray(space[key], float)) for key in ("low", "high"))
             if len(low) == len(high) == 1:
+                if not low[0] <= high[0]:  # also of NaN
+                    raise ValueError(f"a lower bound of {low[0]} and an upper one of {high[0]}")
                 return {"bounds": (float(low[0]), float(high[0]))}
     except (
         ValueError,
