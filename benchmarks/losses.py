@@ -2,7 +2,8 @@
 
     python benchmarks/losses.py --losses macql cfcql --agents 3 10 30
 
-An update is a loss, its gradients and a step of Adam, on one thread; seconds are of processor time.
+An update is a loss, its gradients and a step of Adam, on one thread; seconds are of processor time
+(with ``--device cuda``, of the wall clock, and rows go to ``losses_cuda.json``).
 The teams' sizes and, in the same rounds, behaviour cloning at each size take turns in one process,
 so that what else the machine does falls on all of them; times and ratios are medians over the
 rounds. Observations, states,
@@ -47,7 +48,6 @@ from torchrl_logo.data import TaskSpec
 from torchrl_logo.data.metadata import record_versions
 
 RESULTS = Path(__file__).resolve().parent / "results" / "losses.json"
-PLOT = RESULTS.with_suffix(".png")
 SIZES: dict[str, Any] = {
     "batch_size": 64,
     "observation_size": 16,
@@ -199,12 +199,19 @@ def make_update(measured: Measured, n_agents: int, *, compiled: bool) -> Callabl
 
 def measure(update: Callable[[], None], seconds: float) -> float:
     """Seconds an update takes, over ``seconds`` or one update, whichever is longer."""
-    # of the process, which are not those that others have the processor for
-    start, count = time.process_time(), 0
-    while count == 0 or time.process_time() - start < seconds:
+    start, count = read_clock(), 0
+    while count == 0 or read_clock() - start < seconds:
         update()
         count += 1
-    return (time.process_time() - start) / count
+    return (read_clock() - start) / count
+
+
+def read_clock() -> float:
+    """Seconds of the process, which others do not have the processor for; by the wall on a GPU."""
+    if torch.get_default_device().type == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
 
 
 class OperationCounter(TorchDispatchMode):
@@ -250,9 +257,12 @@ def count_operations(name: str, sizes: Iterable[int]) -> dict[str, Any]:
     return found
 
 
-def run(name: str, cells: Iterable[Cell], rounds: int, seconds: float) -> list[dict[str, Any]]:
+def run(
+    name: str, cells: Iterable[Cell], rounds: int, seconds: float, device: str = "cpu"
+) -> list[dict[str, Any]]:
     """Measures one loss in all cells, in turns."""
     torch.set_num_threads(1)
+    torch.set_default_device(device)
     every = list_losses()
     measured = every[name]
     reference = every["discrete_bc" if measured.discrete else "bc"]
@@ -301,11 +311,13 @@ def run(name: str, cells: Iterable[Cell], rounds: int, seconds: float) -> list[d
     return rows
 
 
-def run_alone(name: str, cells: list[Cell], rounds: int, seconds: float) -> list[dict[str, Any]]:
+def run_alone(
+    name: str, cells: list[Cell], rounds: int, seconds: float, device: str
+) -> list[dict[str, Any]]:
     """As :func:`run`, in a process of its own: what one compiles does not slow the next."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(run, name, cells, rounds, seconds).result()
+        return pool.submit(run, name, cells, rounds, seconds, device).result()
 
 
 def _round(value: float) -> float:
@@ -340,7 +352,7 @@ def fit_exponents(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def plot(rows: list[dict[str, Any]]) -> None:
+def plot(rows: list[dict[str, Any]], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -369,10 +381,10 @@ def plot(rows: list[dict[str, Any]]) -> None:
     axes[0].set_xticks(sizes, [str(size) for size in sizes])
     axes[0].set_ylabel("updates a second of one core (solid: eager, dotted: compiled)")
     figure.tight_layout()
-    figure.savefig(PLOT, dpi=120)
+    figure.savefig(path, dpi=120)
 
 
-def write(rows: list[dict[str, Any]], counts: dict[str, dict[str, Any]]) -> None:
+def write(rows: list[dict[str, Any]], counts: dict[str, dict[str, Any]], path: Path) -> None:
     order = list(list_losses())
     rows = sorted(rows, key=lambda row: (order.index(row["loss"]), row["agents"], row["compiled"]))
     table = {
@@ -384,10 +396,10 @@ def write(rows: list[dict[str, Any]], counts: dict[str, dict[str, Any]]) -> None
         "counts": counts,
         "rows": rows,
     }
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = RESULTS.with_suffix(".unfinished")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(table, indent=1) + "\n")
-    unfinished.replace(RESULTS)
+    unfinished.replace(path)
 
 
 def main() -> None:
@@ -401,27 +413,30 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.4, help="of a round, for each")
     parser.add_argument("--again", action="store_true", help="measure rows that are there anew")
     parser.add_argument("--quick", action="store_true", help="one short round, eager, nothing kept")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     args = parser.parse_args()
     torch.set_num_threads(1)
+    results = RESULTS if args.device == "cpu" else RESULTS.with_stem("losses_cuda")
     if args.quick:
         for name in args.losses:
-            for row in run(name, [(n, False) for n in args.agents], rounds=1, seconds=0.05):
+            eager = [(n, False) for n in args.agents]
+            for row in run(name, eager, rounds=1, seconds=0.05, device=args.device):
                 print(json.dumps(row), flush=True)
         return
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    kept = json.loads(results.read_text()) if results.exists() else {"rows": []}
     rows = {(row["loss"], row["agents"], row["compiled"]): row for row in kept["rows"]}
     counts = kept.get("counts", {})
     failed = []
     for name in args.losses:
         # what a job measures, and what is kept of it: compiled updates take turns with eager ones
-        eager: list[Cell] = [(n, False) for n in args.agents]
+        eager = [(n, False) for n in args.agents]
         jobs = [(eager, eager), *[([(n, False), (n, True)], [(n, True)]) for n in args.compiled]]
         for cells, kept_cells in jobs:
             wanted = {(name, *cell) for cell in kept_cells}
             if not args.again and wanted <= set(rows):
                 continue
             try:
-                found = run_alone(name, cells, args.rounds, args.seconds)
+                found = run_alone(name, cells, args.rounds, args.seconds, args.device)
             except Exception as error:
                 failed.append(f"{name} {cells}: {type(error).__name__}: {error}")
                 continue
@@ -429,11 +444,11 @@ def main() -> None:
                 if (name, row["agents"], row["compiled"]) in wanted:
                     rows[name, row["agents"], row["compiled"]] = row
                     print(json.dumps(row), flush=True)
-            write(list(rows.values()), counts)
+            write(list(rows.values()), counts, results)
         sizes = {n for loss, n, compiled in rows if loss == name and not compiled}
         counts[name] = count_operations(name, sizes)
-    write(list(rows.values()), counts)
-    plot(list(rows.values()))
+    write(list(rows.values()), counts, results)
+    plot(list(rows.values()), results.with_suffix(".png"))
     if failed:
         raise SystemExit("Not measured:\n" + "\n".join(failed))
 
