@@ -528,14 +528,16 @@ class LOGOWorldModel(WorldModel):
 
 
 class _Gate(nn.Module):
-    """The second half of the features times a function of the first: ``[*, 2 h]`` to ``[*, h]``.
+    """The second half of the features, as far as the first lets it through.
 
-    After "GLU Variants Improve Transformer" (arXiv 2002.05202), with SiLU.
+    After "Language Modeling with Gated Convolutional Networks" (arXiv 1612.08083). A gate without
+    bound, as SiLU's, makes predictions grow with the square of what they are made from: rollouts
+    off the data then end in infinity.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         gate, value = x.chunk(2, -1)
-        return F.silu(gate) * value
+        return gate.sigmoid() * value
 
 
 def _gated_layer(size: int, device: torch.device | str | None) -> nn.Sequential:
