@@ -376,3 +376,19 @@ def test_a_model_of_another_task_is_refused(dataset: OfflineDataset) -> None:
     other = LOGOWorldModel.from_env(make_env("vmas/transport"), hidden_size=8)
     with pytest.raises(ValueError, match="belongs to another task"):
         OfflineTrainer("logo", dataset, steps=5, world_model=other, **IMAGINED)
+
+
+def test_training_from_files_is_training_from_memory(dataset, world_model) -> None:
+    for method, kwargs in (("macql", SMALL), ("logo", {**IMAGINED, "world_model": world_model})):
+        weights = []
+        for in_memory in (True, False):
+            trainer = OfflineTrainer(method, dataset, steps=12, in_memory=in_memory, **kwargs)
+            trainer.train()
+            weights.append(torch.cat([p.flatten() for p in parameters(trainer)]))
+        assert torch.equal(*weights), method
+
+
+def test_methods_that_need_next_actions_train_from_memory_only(dataset) -> None:
+    needing = next(name for name, method in METHODS.items() if method.next_actions)
+    with pytest.raises(ValueError, match="in_memory=False goes with methods"):
+        OfflineTrainer(needing, dataset, steps=1, in_memory=False, **SMALL)

@@ -199,3 +199,29 @@ def test_unrolling_that_cannot_happen_is_refused(dataset: OfflineDataset) -> Non
         WorldModelTrainer(model, dataset, steps=100, unroll=4, progress_bar=False)
     with pytest.raises(ValueError, match="longer than the dataset's episodes"):
         WorldModelTrainer(model, dataset, steps=1000, unroll=21, progress_bar=False)
+
+
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_training_from_files_is_training_from_memory(dataset: OfflineDataset, unroll: int) -> None:
+    weights = []
+    for in_memory in (True, False):
+        torch.manual_seed(0)
+        model = JointWorldModel(SPEC, hidden_size=8)
+        trainer = WorldModelTrainer(
+            model,
+            dataset,
+            steps=20,
+            batch_size=32,
+            evaluation_interval=10,
+            horizon=3,
+            unroll=unroll,
+            in_memory=in_memory,
+            progress_bar=False,
+        )
+        shared = (
+            trainer._train_rows._storage["state"].data_ptr() == dataset.data["state"].data_ptr()
+        )
+        assert shared != in_memory
+        trainer.train()
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]))
+    assert torch.equal(*weights)

@@ -6,12 +6,13 @@ import hashlib
 import json
 import shutil
 import uuid
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from tensordict import TensorDictBase
+from tensordict import NestedKey, TensorDictBase
 from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 
 from torchrl_logo.argument_checks import find_device
@@ -303,6 +304,43 @@ class OfflineDataset(TensorDictReplayBuffer):
         start = last_start - (ends[episode] - window - 1)
         rows = start.unsqueeze(-1) + torch.arange(length, device=self.device)  # [S, L]
         return self._storage.get(rows)
+
+    def read_evenly(self, most: int) -> TensorDictBase:
+        """All transitions, or ``most`` of them at even distances.
+
+        For statistics of data of any size, in bounded memory.
+
+        Args:
+            most (int): transitions, at most.
+
+        Returns:
+            A TensorDict ``[min(B, most)]``. Do not write into its tensors.
+        """
+        return self.data if len(self) <= most else self._storage.read_evenly(most)
+
+    def select_rows(
+        self, keys: Sequence[NestedKey], *, in_memory: bool, device: torch.device
+    ) -> EpisodeStorage:
+        """Some entries of the transitions, for training.
+
+        Args:
+            keys (sequence of NestedKey): the entries.
+
+        Keyword Args:
+            in_memory (bool): whether they are copied to the memory of ``device``; if not, rows are
+                read where the dataset has them.
+            device (torch.device): where a copy is made.
+
+        Returns:
+            A storage, whose ``get`` reads rows.
+        """
+        selected = self._storage._storage.select(*keys)
+        storage = EpisodeStorage(selected, content_hash=self.metadata.hash, rows=self._storage.rows)
+        if not in_memory:
+            return storage
+        data = storage.get(slice(None)).to(device)
+        data = data.clone() if self._storage.rows is None else data
+        return EpisodeStorage(data, content_hash=self.metadata.hash)
 
     def save(self, path: str | Path) -> None:
         """Saves the dataset as a folder with memory-mapped tensors and ``metadata.json``.

@@ -11,6 +11,7 @@ from tensordict import TensorDictBase
 from torchrl.data import TensorStorage
 
 from torchrl_logo.data.json_files import read_json
+from torchrl_logo.data.row_gathering import gather_rows
 from torchrl_logo.whole_files import write_file
 
 __all__ = ["EpisodeStorage"]
@@ -56,7 +57,20 @@ class EpisodeStorage(TensorStorage):
 
     def get(self, index: Any) -> TensorDictBase:
         """Reads rows by an index, a slice, or a tensor of indices of any shape."""
-        return self._storage[index if self.rows is None else self.rows[index]]
+        if self.rows is not None:
+            index = self.rows[index]
+        if isinstance(index, torch.Tensor) and index.dtype == torch.int64 and index.ndim == 1:
+            # Elsewhere, to look for negative numbers would wait for the device.
+            if index.device.type == "cpu" and len(index) and int(index.min()) >= 0:
+                return gather_rows(self._storage, index)
+        return self._storage[index]
+
+    def read_evenly(self, most: int) -> TensorDictBase:
+        """All rows, or ``most`` of them at even distances: for statistics of data of any size."""
+        if len(self) <= most:
+            return self.get(slice(None))
+        # whole numbers: floats could not tell rows apart
+        return self.get(torch.arange(most, device=self.device) * len(self) // most)
 
     def get_column(self, key: Any) -> torch.Tensor:
         """One key of all rows shown; a view unless the storage shows some rows only."""

@@ -17,7 +17,10 @@ from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.modules.normalizer import Normalizer
 from torchrl_logo.weight_files import load_weights, save_weights
 
-__all__ = ["Prediction", "WorldModel"]
+__all__ = ["FITTED_ROWS", "Prediction", "WorldModel"]
+
+#: Transitions that normalisers are fitted on, at most: of more, these many at even distances.
+FITTED_ROWS = 2**20
 
 
 class Prediction(NamedTuple):
@@ -311,18 +314,19 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
     def from_dataset(cls, dataset: Any, **kwargs: Any) -> WorldModel:
         """Makes a model for a dataset's task.
 
-        The sizes and, provisionally, the normalisers come from the dataset; a
+        The sizes and, provisionally, the normalisers come from the dataset (of more than a
+        million transitions, from a million of them); a
         :class:`~torchrl_logo.trainers.WorldModelTrainer` fits the normalisers again, on its
         training episodes only.
 
         Args:
-            dataset (OfflineDataset): has ``spec`` and ``data``.
+            dataset (OfflineDataset): has ``spec`` and ``read_evenly``.
 
         Keyword Args:
             **kwargs: the constructor's, for instance ``hidden_size``.
         """
         model = cls(dataset.spec, **kwargs)
-        model.fit_normalizers(dataset.data)
+        model.fit_normalizers(dataset.read_evenly(FITTED_ROWS))
         return model
 
     @classmethod

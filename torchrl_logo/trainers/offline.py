@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
-from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
+from torchrl.data import ImmutableDatasetWriter, TensorDictReplayBuffer
 from torchrl.envs import EnvBase
 from torchrl.objectives import LossModule, SoftUpdate
 from torchrl.record.loggers import Logger
@@ -28,13 +28,14 @@ from torchrl_logo.argument_checks import (
     require_widths,
 )
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.episode_storage import EpisodeStorage
 from torchrl_logo.data.next_actions import add_next_actions
 from torchrl_logo.data.sequences import sequence_buffer
 from torchrl_logo.data.task_spec import TaskSpec
 from torchrl_logo.data.validation import layout_shapes
 from torchrl_logo.envs import make_env
 from torchrl_logo.modules.centralized_critic import CRITIC_KINDS
-from torchrl_logo.modules.world_model import WorldModel
+from torchrl_logo.modules.world_model import FITTED_ROWS, WorldModel
 from torchrl_logo.trainers.batch_sampling import BatchSampling
 from torchrl_logo.trainers.data_parallel import require_even_shares
 from torchrl_logo.trainers.evaluation_hook import EvaluationHook
@@ -168,6 +169,9 @@ class OfflineTrainer(BlockwiseTrainer):
         data_parallel (bool): whether a batch is shared out among the processes of the default
             process group, which must all be given the same arguments. For methods without a world
             model, and without checkpoints. Defaults to ``False``.
+        in_memory (bool): whether the transitions are copied to the device's memory first. If not,
+            batches are read from the dataset's files, which may be larger than memory; not for
+            methods that bootstrap from the data's next actions. Defaults to ``True``.
 
     Raises:
         ValueError: for an unknown method or arguments out of range, or a world model or loss that
@@ -230,6 +234,7 @@ class OfflineTrainer(BlockwiseTrainer):
         device: torch.device | str = "cpu",
         compile: bool = False,
         data_parallel: bool = False,
+        in_memory: bool = True,
     ) -> None:
         require_type(dataset, OfflineDataset, "dataset", "load_dataset(name_or_path)")
         device = find_device(device)
@@ -280,17 +285,11 @@ class OfflineTrainer(BlockwiseTrainer):
             raise ValueError("loss_kwargs go with a method's name; the loss is given here.")
         if sequence_length is not None:
             _check_sequences(method, found, dataset, sequence_length, batch_size, world_model)
-        # Batches are gathered from memory: a copy of the memory-mapped tensors on the device.
+        transitions = _find_transitions(found, dataset, in_memory, device)
         real = TensorDictReplayBuffer(
-            storage=LazyTensorStorage(len(dataset), device=device), batch_size=batch_size
+            storage=transitions, writer=ImmutableDatasetWriter(), batch_size=batch_size
         )
-        stored: list[NestedKey] = list(layout_shapes(spec))
-        data = dataset.data
-        if found.next_actions:
-            data = add_next_actions(data)
-            stored += [("next", "agents", "action"), ("next", "action_recorded")]
-        real.extend(data.select(*stored).to(device))
-        reward = real[:].get(("next", "reward"))
+        reward = transitions.get_column(("next", "reward"))
         reward_std = max(float(reward.std()), 1e-6)
         if reward_scale is None:
             reward_scale = 1.0 / reward_std
@@ -300,7 +299,7 @@ class OfflineTrainer(BlockwiseTrainer):
         else:
             networks = Networks.from_data(
                 spec,
-                real[:],
+                transitions.read_evenly(FITTED_ROWS),
                 hidden_sizes=hidden_sizes,
                 share_params=share_params,
                 recurrent=sequence_length is not None,
@@ -341,6 +340,7 @@ class OfflineTrainer(BlockwiseTrainer):
                     progress_bar=progress_bar,
                     device=device,
                     checkpoint_dir=checkpoint_dir,
+                    in_memory=in_memory,
                 )
             self.world_model = world_model
             if uncertainty_weights is None:
@@ -554,6 +554,23 @@ def _check_sequences(
         )
 
 
+def _find_transitions(
+    method: Method, dataset: OfflineDataset, in_memory: bool, device: torch.device
+) -> EpisodeStorage:
+    """The rows that batches are drawn from."""
+    keys: list[NestedKey] = list(layout_shapes(dataset.spec))
+    if not method.next_actions:
+        return dataset.select_rows(keys, in_memory=in_memory, device=device)
+    if not in_memory:
+        raise ValueError(
+            "in_memory=False goes with methods that read transitions alone; this one needs the "
+            "data's next actions, which are found for all of them at once."
+        )
+    keys += [("next", "agents", "action"), ("next", "action_recorded")]
+    data = add_next_actions(dataset.data).select(*keys).to(device).clone()
+    return EpisodeStorage(data, content_hash=dataset.metadata.hash)
+
+
 def _train_world_model(
     kind: type[WorldModel],
     dataset: OfflineDataset,
@@ -564,6 +581,7 @@ def _train_world_model(
     progress_bar: bool,
     device: torch.device,
     checkpoint_dir: str | Path | None,
+    in_memory: bool,
 ) -> WorldModel:
     """Trains a method's model, from its last checkpoint if there is one."""
     if checkpoint_dir is not None:
@@ -577,5 +595,6 @@ def _train_world_model(
         logger=logger,
         progress_bar=progress_bar,
         checkpoint_dir=checkpoint_dir,
+        in_memory=in_memory,
     ).train()
     return model

@@ -23,8 +23,9 @@ from torchrl_logo.argument_checks import (
     require_type,
 )
 from torchrl_logo.data.dataset import OfflineDataset
+from torchrl_logo.data.episode_storage import EpisodeStorage
 from torchrl_logo.evaluation.world_model import evaluate_world_model, find_windows
-from torchrl_logo.modules.world_model import WorldModel
+from torchrl_logo.modules.world_model import FITTED_ROWS, WorldModel
 from torchrl_logo.objectives.world_model import WorldModelLoss, make_world_model_loss
 from torchrl_logo.trainers.data_parallel import (
     average_gradients,
@@ -66,7 +67,8 @@ class WorldModelTrainer(BlockwiseTrainer):
     """Trains a world model by supervised learning; a :class:`torchrl.trainers.Trainer`.
 
     Whole episodes are held out. The model's normalisers are fitted on the other episodes; batches
-    of their transitions are drawn uniformly, on the device, from data held in memory. After every
+    of their transitions are drawn uniformly, on the device, from a copy of the data in memory, or
+    from the dataset's files where it has no room there (``in_memory=False``). After every
     ``evaluation_interval`` updates the held-out loss is computed; when it has not improved for
     ``patience`` evaluations training stops. In the end the weights with the lowest held-out loss
     are restored. (Per-term losses are monitored with their coefficients.)
@@ -108,6 +110,9 @@ class WorldModelTrainer(BlockwiseTrainer):
             process group, which must all be given the same model, dataset and seed: each then has
             the weights that one process would have, up to rounding. Without checkpoints. Defaults
             to ``False``.
+        in_memory (bool): whether the training transitions are copied to the device's memory first.
+            If not, each batch is read from the dataset's files; the held-out episodes are in
+            memory all the same. The draws are the same. Defaults to ``True``.
         **kwargs: as :class:`torchrl.trainers.Trainer` takes them.
 
     Raises:
@@ -139,6 +144,7 @@ class WorldModelTrainer(BlockwiseTrainer):
         checkpoint_dir: str | Path | None = None,
         checkpoint_interval: int = 1,
         data_parallel: bool = False,
+        in_memory: bool = True,
         **kwargs: Any,
     ) -> None:
         how = "LOGOWorldModel.from_dataset(dataset)"
@@ -189,15 +195,16 @@ class WorldModelTrainer(BlockwiseTrainer):
             )
         self.unroll = unroll
         self._train_starts, self._held_out_starts = (
-            find_windows(part.data.get("episode"), unroll).to(device) for part in (train, held_out)
+            find_windows(part.storage.get_column("episode"), unroll).to(device)
+            for part in (train, held_out)
         )
         if not len(self._train_starts) or not len(self._held_out_starts):
             raise ValueError(f"unroll {unroll} is longer than the dataset's episodes.")
-        # Everything an update reads lies in memory, on the device.
-        self._train_data = train.data.select(*keys).to(device).clone()
-        self._held_out_data = held_out.data.select(*keys).to(device)
+        self._train_rows = train.select_rows(keys, in_memory=in_memory, device=device)
+        self._held_out_rows = held_out.select_rows(keys, in_memory=True, device=device)
+        self._device = device
         self._draws = _Draws(
-            len(self._train_data),
+            len(self._train_rows),
             batch_size=batch_size,
             updates=steps,
             block=evaluation_interval,
@@ -273,7 +280,7 @@ class WorldModelTrainer(BlockwiseTrainer):
                 of this moment is written first.
         """
         if not self._optim_count:  # it also sets where a head's training begins
-            self.world_model.fit_normalizers(self._train_data)
+            self.world_model.fit_normalizers(self._train_rows.read_evenly(FITTED_ROWS))
         self.world_model.train()
         try:
             super().train()
@@ -327,10 +334,14 @@ class WorldModelTrainer(BlockwiseTrainer):
         rows = batch.get("row")[self._position : self._position + size]
         self._position += size
         if self.loss_module.unroll == 1:
-            return self._train_data[self._share(rows)]
+            return self._read(self._train_rows, self._share(rows))
         # Rows are drawn uniformly; scaled down they are uniform draws of windows.
-        chosen = rows[: size // self.unroll] * len(self._train_starts) // len(self._train_data)
-        return self._train_data[self._find_rows(self._train_starts[self._share(chosen)])]
+        chosen = rows[: size // self.unroll] * len(self._train_starts) // len(self._train_rows)
+        starts = self._train_starts[self._share(chosen)]
+        return self._read(self._train_rows, self._find_rows(starts))
+
+    def _read(self, storage: EpisodeStorage, rows: torch.Tensor) -> TensorDictBase:
+        return storage.get(rows.to(storage.device)).to(self._device)
 
     def _share(self, rows: torch.Tensor) -> torch.Tensor:
         """This process' part of the rows."""
@@ -385,11 +396,11 @@ class WorldModelTrainer(BlockwiseTrainer):
         rows = (
             self._find_rows(self._held_out_starts)
             if unrolled
-            else torch.arange(len(self._held_out_data), device=self._held_out_starts.device)
+            else torch.arange(len(self._held_out_rows), device=self._held_out_starts.device)
         )
         sums: dict[str, torch.Tensor] = {}
         for block in rows.split(8192 // self.unroll if unrolled else 8192):
-            for name, value in self.loss_module(self._held_out_data[block]).items():
+            for name, value in self.loss_module(self._read(self._held_out_rows, block)).items():
                 sums[name] = sums.get(name, 0.0) + value * (len(block) / len(rows))
         return {f"held_out/{name}": value.item() for name, value in sums.items()}
 
