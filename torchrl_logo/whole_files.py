@@ -9,7 +9,6 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 __all__ = [
@@ -21,12 +20,11 @@ __all__ = [
     "write_file",
 ]
 
-_FLUSHED_AT_ONCE = 8
-
 _HINTS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file is larger than this process or file system may write",
+    errno.ENOMEM: "it does not fit into the memory that this process may use",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "there is no permission to write there",
     errno.EPERM: "there is no permission to write there",
@@ -158,14 +156,11 @@ def publish_folder(unfinished: Path, path: Path) -> None:
 def flush_files(paths: Iterable[Path]) -> None:
     """Waits until files, and the lists of folders' files, are on the disk.
 
-    They are flushed side by side: a file system's journal is then written once for several.
-
     Args:
         paths (iterable of Path): files and folders.
     """
-    with ThreadPoolExecutor(_FLUSHED_AT_ONCE) as pool:
-        # list() raises what one of them raised.
-        list(pool.map(_flush, paths))
+    for path in paths:
+        _flush(path)
 
 
 def _flush(path: Path) -> None:

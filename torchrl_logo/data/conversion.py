@@ -134,7 +134,10 @@ def convert_dataset(
         raise FileExistsError(f"Cannot convert to {root}: it exists already.")
     kind = find_reader(path, format)
     require_arguments(options, kind, f"The reader of the format {kind.format!r}")
-    reader = kind(path, **options)
+    try:
+        reader = kind(path, **options)
+    except MemoryError as error:
+        raise _too_large(path, error) from error
     try:
         spec = _find_spec(task, reader)
         if reference is None and spec.task is not None:
@@ -176,10 +179,18 @@ def convert_dataset(
             except DatasetError:
                 shutil.rmtree(unfinished, ignore_errors=True)
                 raise
+            except MemoryError as error:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                raise _too_large(path, error) from error
     finally:
         reader.close()
     # What was just written need not be read once more.
     return OfflineDataset.load(root, verify=False, batch_size=batch_size, device=device)
+
+
+def _too_large(path: Path, error: MemoryError) -> DatasetError:
+    """What a damaged size, or an episode that is larger than memory, ends in."""
+    return DatasetError(str(path), "episodes that fit into memory", str(error) or "larger ones")
 
 
 def fingerprint_source(path: Path, options: dict[str, Any]) -> str:
