@@ -14,6 +14,7 @@ from torchrl_logo.whole_files import flush_files, write_file
 
 __all__ = ["PROGRESS_FILE", "ChunkWriter", "read_progress", "record_progress"]
 
+#: The file of a folder that says how far writing came.
 PROGRESS_FILE = "progress.json"
 
 
@@ -106,7 +107,12 @@ class ChunkWriter:
 
 
 def record_progress(folder: Path, episodes: int) -> None:
-    """Records that so many episodes are on the disk."""
+    """Records that so many episodes are on the disk.
+
+    Args:
+        folder (Path): of the dataset.
+        episodes (int): how many there are.
+    """
     content = json.dumps({"episodes": episodes}).encode()
     write_file("the progress of the conversion", folder / PROGRESS_FILE, content)
 
