@@ -5,8 +5,11 @@
 The floor calls the same actor and the same world model's ``predict`` in a plain loop, which feeds
 back what was predicted, without resets, clamping, accumulated uncertainty or storing (the actor is
 called through its TensorDict). Both sample actions and take turns in one process, in an order that
-alternates; the ratio is a median over the rounds. For some sizes the collector also runs a compiled
-``predict``, against the same eager floor, and one batch's peak memory is measured.
+alternates; the ratio is a median over the rounds, of processor seconds (all run on one thread),
+which other programs disturb less than the clock. For some sizes the collector also runs a compiled
+``predict``, against the same eager floor, and the peak memory of one batch is measured: with the
+collector that `OfflineTrainer` uses, which keeps all steps and stacks them, and with one that
+writes each step into a replay buffer.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ import torch
 from tensordict import TensorDict
 from tensordict.nn import TensorDictModuleBase
 from torchrl.collectors import Collector
+from torchrl.data import LazyTensorStorage, TensorDictReplayBuffer
 from torchrl.envs.utils import ExplorationType, set_exploration_type
 
 from torchrl_logo.data import TaskSpec
@@ -38,7 +42,7 @@ RESULTS = Path(__file__).resolve().parent / "results" / "imagined.json"
 OBSERVATION, STATE, ACTION, HORIZON, HIDDEN = 16, 32, 2, 15, 64
 # Where compiled networks, and memory, are measured too: (agents, rollouts).
 COMPILED = [(3, 1024), (10, 1024)]
-WEIGHED = [(3, 1024), (3, 16384), (10, 1024)]
+WEIGHED = [(3, 16384), (10, 16384)]
 
 
 def make_parts(n_agents: int) -> tuple[LOGOWorldModel, TensorDictModuleBase, TensorDict]:
@@ -86,10 +90,10 @@ def measure(n_agents: int, parallel: int, rounds: int, compiled: bool) -> dict[s
     times: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name in list(runs)[:: 1 if number % 2 == 0 else -1]:
-            start = time.perf_counter()
+            start = time.process_time()
             runs[name]()
             if number:  # the first round warms up
-                times[name].append(time.perf_counter() - start)
+                times[name].append(time.process_time() - start)
     rates = {f"{name}_per_s": frames / statistics.median(t) for name, t in times.items()}
     shares = {
         f"{name}_over_floor": statistics.median(
@@ -102,20 +106,39 @@ def measure(n_agents: int, parallel: int, rounds: int, compiled: bool) -> dict[s
 
 
 def make_collector(
-    model: LOGOWorldModel, actor: TensorDictModuleBase, starts: TensorDict, parallel: int
+    model: LOGOWorldModel,
+    actor: TensorDictModuleBase,
+    starts: TensorDict,
+    parallel: int,
+    streamed: bool = False,
 ) -> Collector:
     env = ImaginedEnv(model, starts, batch_size=parallel, horizon=HORIZON, seed=0)
-    return Collector(env, actor, frames_per_batch=parallel * HORIZON, total_frames=-1)
+    if streamed:
+        own = {"replay_buffer": TensorDictReplayBuffer(storage=LazyTensorStorage(HORIZON))}
+        settings = {"extend_buffer": False, **own}
+    else:
+        settings = {"use_buffers": False, "return_same_td": True}
+    return Collector(
+        env,
+        actor,
+        frames_per_batch=parallel * HORIZON,
+        total_frames=-1,
+        track_traj_ids=False,
+        **settings,
+    )
 
 
-def measure_memory(n_agents: int, parallel: int) -> dict[str, Any]:
+def measure_memory(n_agents: int, parallel: int, streamed: bool) -> dict[str, Any]:
     """Peak memory of one batch over what is resident before it, and over the batch's own size."""
     model, actor, starts = make_parts(n_agents)
-    collector = make_collector(model, actor, starts, parallel)
+    next(iter(make_collector(model, actor, starts, 64, streamed)))  # loads what is loaded once
     before = read_memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+    collector = make_collector(model, actor, starts, parallel, streamed)
     batch = next(iter(collector))
     grown = read_memory("VmHWM") - before
+    if streamed:
+        batch = collector.replay_buffer[:]
     tensors = {
         x.untyped_storage().data_ptr(): x.untyped_storage() for x in batch.values(True, True)
     }
@@ -123,6 +146,7 @@ def measure_memory(n_agents: int, parallel: int) -> dict[str, Any]:
     return {
         "n_agents": n_agents,
         "parallel": parallel,
+        "streamed": streamed,
         "batch_mb": size / 1e6,
         "peak_mb": grown / 1e6,
         "peak_over_batch": grown / size,
@@ -135,7 +159,7 @@ def read_memory(name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def run_alone(function: Callable[..., dict[str, Any]], *args: int) -> dict[str, Any]:
+def run_alone(function: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
     """In a process of its own, whose memory nothing else has used."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *args).result()
@@ -172,11 +196,13 @@ def main() -> None:
     for parallel in options.parallel:
         for n_agents in options.agents:
             compiled = (n_agents, parallel) in COMPILED
-            rows.append(measure(n_agents, parallel, options.rounds, compiled))
+            # the largest take minutes each
+            rounds = max(options.rounds * min(1024, parallel) // parallel, 2)
+            rows.append(measure(n_agents, parallel, rounds, compiled))
             if (n_agents, parallel) in WEIGHED:
-                weigh = run_alone(measure_memory, n_agents, parallel)
-                memory.append(weigh)
-                print(json.dumps(weigh), flush=True)
+                for streamed in (False, True):
+                    memory.append(run_alone(measure_memory, n_agents, parallel, streamed))
+                    print(json.dumps(memory[-1]), flush=True)
             print(json.dumps(rows[-1]), flush=True)
             head = {"versions": record_versions(), "threads": 1, "cores": os.cpu_count()}
             found = {**head, "rows": rows, "memory": memory}

@@ -10,7 +10,7 @@ from torchrl.collectors import Collector
 from torchrl.envs.utils import check_env_specs
 
 from torchrl_logo.data import TaskSpec
-from torchrl_logo.envs import ImaginedEnv, make_env
+from torchrl_logo.envs import ImaginedEnv, imagined, make_env
 from torchrl_logo.modules import LOGOWorldModel, Prediction, WorldModel
 
 CONTINUOUS = TaskSpec(
@@ -311,3 +311,29 @@ def test_a_step_compiles_without_breaks() -> None:
     compiled = torch.compile(env._step, fullgraph=True, backend="aot_eager")(inputs)
     for key, value in eager.items(True, True):
         torch.testing.assert_close(compiled[key], value)
+
+
+@pytest.mark.parametrize("spec", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize("batch_size", [(23,), (6, 5), (1, 40)])
+def test_many_rows_are_predicted_in_blocks(spec, batch_size, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = LOGOWorldModel(spec, hidden_size=8)
+    sizes = []
+    forward = model.forward
+
+    def count(inputs):
+        sizes.append(inputs.numel())
+        return forward(inputs)
+
+    monkeypatch.setattr(model, "forward", count)
+    steps = []
+    for at_once in (10_000, 14):
+        monkeypatch.setattr(imagined, "_AGENTS_AT_ONCE", at_once)
+        env = ImaginedEnv(model, make_starts(spec), batch_size=batch_size, seed=0)
+        torch.manual_seed(1)
+        steps.append(env.step(env.rand_action(env.reset())))
+    assert sizes[0] == env.batch_size.numel()
+    # whole rows of the first dimension, of 7 rows (14 agents) where they are as fine as that
+    assert sum(sizes[1:]) == sizes[0]
+    assert max(sizes[1:]) <= max(7, sizes[0] // batch_size[0])
+    torch.testing.assert_close(*steps)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ImaginedEnv"]
 
+# Agents that a processor predicts at once: the networks' activations then stay in its cache, and
+# are small beside what is imagined.
+_AGENTS_AT_ONCE = 6144
+
 
 class ImaginedEnv(ModelBasedEnvBase):
     """Rollouts inside a world model, from states of a dataset.
@@ -284,10 +288,20 @@ class ImaginedEnv(ModelBasedEnvBase):
             out.set("agents", agents)
         return out
 
+    def _predict(self, inputs: TensorDictBase) -> TensorDictBase:
+        """The model's transition, on a processor block by block where there are many rows."""
+        agents = inputs.numel() * self.world_model.spec.n_agents
+        if self.device.type != "cpu" or not inputs.ndim or agents <= _AGENTS_AT_ONCE:
+            return self.world_model(inputs)
+        rows = max(len(inputs) * _AGENTS_AT_ONCE // agents, 1)
+        # of one size, or nearly so: fewer that compiled models are compiled for
+        rows = math.ceil(len(inputs) / math.ceil(len(inputs) / rows))
+        return torch.cat([self.world_model(block) for block in inputs.split(rows)])
+
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         keys, spec = self.world_model.tensor_keys, self.world_model.spec
         with contextlib.nullcontext() if self.grad else torch.no_grad():
-            transition = self.world_model(tensordict.select(*self.world_model.in_keys))
+            transition = self._predict(tensordict.select(*self.world_model.in_keys))
             missing = [
                 key for key in self.world_model.out_keys if transition.get(key, None) is None
             ]

@@ -149,6 +149,9 @@ def build_imagination(
         auto_register_policy_transforms=False,
         # nobody reads them, and a collector that goes on counts from another number
         track_traj_ids=False,
+        # A batch is stacked once, and copied no more.
+        use_buffers=False,
+        return_same_td=True,
     )
     imagined = TensorDictReplayBuffer(
         storage=LazyTensorStorage(capacity, device=device),
