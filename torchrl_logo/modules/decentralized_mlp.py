@@ -99,7 +99,7 @@ class DecentralizedMLP(MultiAgentMLP):
             ValueError: if the inputs' features are not those that the network was made for, or
                 they lie on another device.
         """
-        self._require_inputs(*inputs)
+        self._require_inputs(self._read(self._param_names[0]), *inputs)
         if not self.share_params:
             return super().forward(*inputs)
         joined = torch.cat(inputs, -1) if len(inputs) > 1 else inputs[0]
@@ -124,10 +124,11 @@ class DecentralizedMLP(MultiAgentMLP):
         Raises:
             ValueError: as :meth:`forward`.
         """
-        self._require_inputs(repeated, varied)
-        return call_layers(self._empty_net, weights, f"{prefix}_empty_net.", repeated, varied)
+        prefix = f"{prefix}_empty_net."
+        self._require_inputs(weights[prefix + self._param_names[0]], repeated, varied)
+        return call_layers(self._empty_net, weights, prefix, repeated, varied)
 
-    def _require_inputs(self, *inputs: torch.Tensor) -> None:
+    def _require_inputs(self, weight: torch.Tensor, *inputs: torch.Tensor) -> None:
         found = sum(value.shape[-1] for value in inputs)
         if found != self.n_agent_inputs:
             raise ValueError(
@@ -135,9 +136,8 @@ class DecentralizedMLP(MultiAgentMLP):
                 f"features each, found inputs of shapes {[tuple(i.shape) for i in inputs]}: it "
                 "belongs to another task. Load or make one for this."
             )
-        device = self._read(self._param_names[0]).device
-        if inputs[0].device != device:
+        if inputs[0].device != weight.device:
             raise ValueError(
-                f"The network is on {device}, found inputs on {inputs[0].device}: move one of them "
-                "with .to(device)."
+                f"The network is on {weight.device}, found inputs on {inputs[0].device}: move one "
+                "of them with .to(device)."
             )
