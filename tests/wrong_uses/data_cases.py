@@ -276,6 +276,16 @@ CASES = [
         *(ValueError, "found -1.0", "C must be", "positive and finite"),
     ),
     WrongUse(
+        "no C",
+        lambda folder: UncertaintySampler(100, C=None),  # type: ignore[arg-type]
+        *(ValueError, "found None", "C must be", "find_uncertainty_threshold"),
+    ),
+    WrongUse(
+        "a list of arrays",
+        lambda folder: from_arrays([np.zeros(3)]),  # type: ignore[arg-type]
+        *(TypeError, "(list)", "arrays must be of type Mapping", "a dict of arrays"),
+    ),
+    WrongUse(
         "no temperature",
         lambda folder: UncertaintySampler(100, C=1.0, temperature=0.0),
         *(ValueError, "found 0.0", "temperature must be", "positive and finite"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import numbers
 from multiprocessing.context import get_spawning_popen
 from pathlib import Path
 from typing import Any
@@ -500,8 +501,12 @@ class UncertaintySampler(Sampler):
 
 
 def _require_positive(name: str, value: float) -> float:
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be positive and finite, found {value!r}.")
+    if not isinstance(value, numbers.Real) or not 0 < value < math.inf:
+        raise ValueError(
+            f"{name} must be positive and finite, found {value!r}. "
+            "torchrl_logo.trainers.find_uncertainty_threshold measures a C on data; a temperature "
+            "to begin with is a third of it."
+        )
     return float(value)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tensordict import NestedKey, TensorDict
 
+from torchrl_logo.argument_checks import require_type
 from torchrl_logo.data.dataset import OfflineDataset
 from torchrl_logo.data.reference_returns import reference_returns
 from torchrl_logo.data.task_spec import TaskSpec
@@ -99,6 +100,7 @@ def from_arrays(
             :func:`~torchrl_logo.data.validate_layout`).
         ValueError: if there is no such task; names the nearest ones.
         FileExistsError: if ``root`` exists.
+        TypeError: if ``arrays`` is no mapping.
 
     Examples:
         >>> rng = np.random.default_rng(0)
@@ -118,6 +120,7 @@ def from_arrays(
         >>> dataset.spec.n_agents, dataset.metadata["provenance"]["derived"]
         (2, ['episode', 'step'])
     """
+    require_type(arrays, Mapping, "arrays", "a dict of arrays by the layout's keys")
     check_array_keys(arrays)
     tensors = {k: _to_tensor(k, v) for k, v in arrays.items()}
     rows = len(tensors["agents/observation"])
