@@ -128,6 +128,8 @@ def write_goals(table: Table, rng: np.random.Generator) -> list[str]:
                 verdict = "reached" if estimate[0] <= goal else "missed"
                 if verdict == "missed" and goal == 0.5 and estimate[0] <= 0.7:
                     verdict = "missed, but below 0.7"
+                if len(found) < len(table.datasets):
+                    verdict += f" (measured on {len(found)} of {len(table.datasets)} datasets)"
                 rows.append(
                     [
                         f"{name}, {test}",

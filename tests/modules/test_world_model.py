@@ -18,6 +18,7 @@ from torchrl_logo.modules import (
     WorldModel,
     read_on_scales,
 )
+from torchrl_logo.weight_files import save_weights
 
 MODELS = [LOGOWorldModel, JointWorldModel, EnsembleWorldModel]
 CONTINUOUS = TaskSpec(
@@ -327,6 +328,18 @@ def test_an_architecture_that_cannot_be_is_refused(value: object, tmp_path: path
     path = tmp_path / "model.pt"
     model.save(path)
     with pytest.raises(ValueError, match="another frequencies of a LOGOWorldModel"):
+        LOGOWorldModel.load(path)
+
+
+def test_weights_of_another_version_are_refused(tmp_path: pathlib.Path) -> None:
+    model = make_model(LOGOWorldModel)
+    path = tmp_path / "model.pt"
+    # As before the decoder had a linear share and there were gates.
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("decoder_")}
+    config = {k: v for k, v in model.config.items() if k != "gates"}
+    content = {"class": "LOGOWorldModel", "spec": model.spec.to_dict()}
+    save_weights({**content, "config": config, "state_dict": weights}, path, what="a model")
+    with pytest.raises(ValueError, match=r"'decoder_matrix'.*found none.*is trained again"):
         LOGOWorldModel.load(path)
 
 

@@ -398,7 +398,10 @@ class WorldModel(TensorDictModuleBase, abc.ABC):
                 for tensors in (shapes, weights)
             )
             if expected != found:
-                raise ValueError(f"{path}, weight {name!r}: expected {expected}, found {found}.")
+                raise ValueError(
+                    f"{path}, weight {name!r}: expected {expected}, found {found}. A model that "
+                    "another version of the package saved is trained again."
+                )
         model = cls(spec, **config, device=device)
         model.load_state_dict(weights)
         return model
