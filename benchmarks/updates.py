@@ -44,6 +44,7 @@ from torchrl_logo.modules import (
     make_gaussian_actor,
 )
 from torchrl_logo.modules.centralized_critic import CentralizedCritic
+from torchrl_logo.modules.logo_world_model import SMALLEST_ERROR
 from torchrl_logo.objectives import MACQLLoss
 from torchrl_logo.objectives.world_model import make_world_model_loss
 
@@ -108,6 +109,11 @@ def write_plain_world_model(model: LOGOWorldModel, batch: TensorDict) -> Losses:
         decoded = model.decode(s_next)
         with torch.no_grad():
             missed, missed_next = o - model.decode(s), o_next - decoded
+            off = model.measure_changes(deduced.state_delta - state_delta)
+            log_error = off.clamp_min(SMALLEST_ERROR).log()
+        code = model.encode_directly(s, action)
+        direct = model.direct_head(code)
+        expected = model.expect_log_error(code, direct, deduced.state_delta)
         return (
             F.mse_loss(local, observation_delta)
             + F.mse_loss(deduced.state_delta, state_delta)
@@ -115,7 +121,8 @@ def write_plain_world_model(model: LOGOWorldModel, batch: TensorDict) -> Losses:
             + F.binary_cross_entropy_with_logits(deduced.termination_logit, terminated)
             + F.mse_loss(decoded, o_next)
             + F.mse_loss(model.persistence * missed, missed_next)
-            + F.mse_loss(model.direct_delta(s, action), state_delta)
+            + F.mse_loss(direct, state_delta)
+            + 0.1 * F.smooth_l1_loss(expected, log_error)
         )
 
     return compute
