@@ -37,9 +37,10 @@ class UncertaintyPenalty(Transform):
     Examples:
         >>> import torch
         >>> from tensordict import TensorDict
+        >>> from torchrl_logo.modules import accumulate_uncertainty
         >>> before = TensorDict({"uncertainty": torch.tensor([[3.0]])}, [1])
-        >>> after = TensorDict({"uncertainty": torch.tensor([[5.0]]),
-        ...                     "reward": torch.tensor([[1.0]])}, [1])
+        >>> uncertainty = accumulate_uncertainty(before["uncertainty"], torch.tensor([[4.0]]))
+        >>> after = TensorDict({"uncertainty": uncertainty, "reward": torch.ones(1, 1)}, [1])
         >>> UncertaintyPenalty(2.0)._step(before, after)["reward"]
         tensor([[-7.]])
     """

@@ -25,9 +25,9 @@ def value_actions(
     """Values of all critics ``qvalue_network``.
 
     Critics that can value several actions in each state at once
-    (:meth:`~torchrl_logo.modules.centralized_critic.CentralizedCritic.value_stacked`) are given
-    each state once. Others are called through :func:`torch.vmap` (or a loop) over critics, with the
-    state repeated for each action.
+    (:meth:`~torchrl_logo.modules.CentralizedCritic.value_stacked`) are given each state once.
+    Others are called through :func:`torch.vmap` (or a loop) over critics, with the state repeated
+    for each action.
 
     Args:
         loss_module (LossModule): whose critics and key names count.
