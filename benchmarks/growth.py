@@ -97,7 +97,6 @@ def make_costs(agents: int, state_size: int, batch: int) -> dict[str, tuple[Acti
         action_spec=spec.action_spec(),
         num_samples=2,
         bc_coeff=0.25,
-        deactivate_vmap=True,
     )
     policy_loss.make_value_estimator(gamma=0.95)
 
